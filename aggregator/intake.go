@@ -1,0 +1,204 @@
+package aggregator
+
+import "sync"
+
+// An Intake is one reader's way into the aggregator. What the reader adds it
+// keeps in a table of its own, so that readers do not wait for each other.
+type Intake struct {
+	home     *Aggregator
+	spelling Spelling
+
+	mu         sync.Mutex // guards the fields below; taken once per Add
+	window     uint64     // number of the open window
+	start, end int64      // of the open window, nanoseconds since 1970
+	table      *table
+	absent     uint32 // series in table that were not in the window before
+
+	accepted, live [Kinds]uint64 // samples since the start, in table
+
+	// Links from spellings to series, in two generations: a link that is used
+	// moves to hot; cold is dropped as a whole when hot has aged or grown enough.
+	// So spellings that are no longer written go, without ever being searched for.
+	hot, cold map[string]*link
+	hotBytes  int // of the spellings in hot
+	aged      int // windows since hot was begun
+
+	// Links made in the open window, by what they lead to: spellings of the same
+	// series share one, so that a flood of spellings takes one cell of the table.
+	fresh map[target]*link
+
+	key  Key    // scratch of resolve
+	text []byte // scratch of find: the spelling looked up
+}
+
+type target struct {
+	entry *entry
+	cut   bool
+}
+
+// A link is what is remembered of a spelling.
+type link struct {
+	entry   *entry
+	window  uint64 // that place is about
+	place   int    // of the series' cell in the table
+	refused Reason
+	cut     bool
+}
+
+// linkWindows is how many windows a generation of links lasts: idle spellings
+// are forgotten after one to two times that.
+const linkWindows = 60
+
+// Bounds of a generation of links, per series that may be open: two spellings
+// each, of 128 bytes on average. A spelling of more than maxSpelling bytes is
+// taken apart every time.
+const (
+	linksPerSeries     = 2
+	linkBytesPerSeries = 256
+	maxSpelling        = 4096
+)
+
+func (in *Intake) open(window uint64, start, end int64, t *table) {
+	in.window, in.start, in.end, in.table = window, start, end, t
+}
+
+// rotate hands over the table and opens another window.
+func (in *Intake) rotate(window uint64, start, end int64, empty *table) (full *table, absent uint32) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	full, absent = in.table, in.absent
+	in.open(window, start, end, empty)
+	in.absent, in.live = 0, [Kinds]uint64{}
+	if len(in.fresh) > 0 {
+		in.fresh = make(map[target]*link) // a large map stays large for ever
+	}
+	if in.aged++; in.aged >= linkWindows {
+		in.age()
+	}
+	return full, absent
+}
+
+func (in *Intake) age() {
+	in.hot, in.cold = make(map[string]*link, min(len(in.hot), 1024)), in.hot
+	in.aged, in.hotBytes = 0, 0
+}
+
+// Add takes a batch of samples that arrived at now, in nanoseconds since 1970.
+// It answers how many of them it marked, by setting Refused or the flag TagCut.
+// The batch is the caller's again when Add returns; nothing of it is kept.
+func (in *Intake) Add(now int64, batch []Sample) (marked int) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	var l *link
+	for i := range batch {
+		s := &batch[i]
+		if s.Flags&Same == 0 || l == nil {
+			l = in.find(s)
+		}
+		reason := l.refused
+		if reason == Taken {
+			reason = in.take(now, l, s)
+		}
+		if s.Refused = reason; l.cut {
+			s.Flags |= TagCut
+		}
+		if reason != Taken || l.cut {
+			marked++
+		}
+	}
+	return marked
+}
+
+func (in *Intake) take(now int64, l *link, s *Sample) Reason {
+	if s.Time != 0 && (s.Time < in.start || s.Time >= in.end) {
+		return in.home.late.take(in.home, now, l.entry, s)
+	}
+	switch s.Kind {
+	case Counter:
+		cellOf(in, l, &in.table.counters).value.take(s)
+	case Gauge:
+		v, time, seq := l.entry.running.take(s, now, in.home.options.NegativeDelta)
+		cellOf(in, l, &in.table.gauges).value.take(v, time, seq)
+	case Distribution:
+		cellOf(in, l, &in.table.distributions).value.take(s)
+	case Set:
+		cellOf(in, l, &in.table.sets).value.take(s.Member, in.home.options.MaxSetMembers)
+	}
+	in.accepted[s.Kind]++
+	in.live[s.Kind]++
+	return Taken
+}
+
+// cellOf returns the cell of a link's series in the open window.
+func cellOf[V any](in *Intake, l *link, s *slab[V]) *cell[V] {
+	if l.window == in.window {
+		return s.at(l.place)
+	}
+	place, c := s.next(l.entry)
+	l.window, l.place = in.window, place
+	// A reader that is a window ahead of this one may have been here before: then
+	// it is unknown, and counted.
+	if last := l.entry.window.Swap(in.window); last != in.window && last+1 != in.window {
+		in.absent++
+	}
+	return c
+}
+
+// find returns the link of a sample's spelling, making one on a miss.
+func (in *Intake) find(s *Sample) *link {
+	in.text = append(in.text[:0], byte(s.Kind), byte(len(s.Head)), byte(len(s.Head)>>8), byte(len(s.Head)>>16))
+	in.text = append(in.text, s.Head...)
+	in.text = append(in.text, s.Tags...)
+	if l := in.hot[string(in.text)]; l != nil && in.follow(l) {
+		return l
+	}
+	if l := in.cold[string(in.text)]; l != nil && in.follow(l) {
+		in.remember(l)
+		return l
+	}
+	return in.resolve(s)
+}
+
+// follow answers whether l still leads somewhere; from now on it does until
+// the window closes.
+func (in *Intake) follow(l *link) bool {
+	return l.window == in.window || l.entry == nil || l.entry.use(in.window)
+}
+
+// resolve takes a spelling apart and links it to its series.
+func (in *Intake) resolve(s *Sample) *link {
+	in.key.reset(s.Kind)
+	reason := in.spelling.Name(&in.key, s)
+	if reason == Taken {
+		reason = in.key.check()
+	}
+	if reason != Taken {
+		l := &link{refused: reason, cut: in.key.Cut}
+		in.remember(l)
+		return l
+	}
+	to := target{cut: in.key.Cut}
+	var own bool
+	to.entry, own = in.home.registry.resolve(&in.key, in.window)
+	l := in.fresh[to]
+	if l == nil {
+		l = &link{entry: to.entry, cut: to.cut}
+		in.fresh[to] = l
+	}
+	if own { // a flood of new spellings must not push out the links of the others
+		in.remember(l)
+	}
+	return l
+}
+
+func (in *Intake) remember(l *link) {
+	if len(in.text) > maxSpelling {
+		return
+	}
+	limit := in.home.options.MaxSeries
+	if len(in.hot) >= linksPerSeries*limit || in.hotBytes >= linkBytesPerSeries*limit {
+		in.age()
+	}
+	in.hot[string(in.text)] = l
+	in.hotBytes += len(in.text)
+}

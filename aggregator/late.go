@@ -1,0 +1,88 @@
+package aggregator
+
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+// lateWindows are those that hold values of other times than the open
+// window's. There are few such values, so one lock and one map serve.
+type lateWindows struct {
+	mu             sync.Mutex // guards the fields below
+	windows        map[int64]map[*entry]aggregate
+	series         int // in all windows
+	accepted, open [Kinds]uint64
+}
+
+// take puts a sample of another time into the window of that time, or refuses
+// it: too old, too far ahead, or one series more than max_series allows.
+func (l *lateWindows) take(a *Aggregator, now int64, e *entry, s *Sample) Reason {
+	switch {
+	case s.Time < now-int64(a.options.MaxLateness):
+		return Late
+	case s.Time > now+int64(maxAhead):
+		return Future
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	start := a.align(s.Time)
+	w := l.windows[start]
+	value, ok := w[e]
+	if !ok {
+		if l.series >= a.options.MaxSeries {
+			return TooManyLate
+		}
+		if w == nil {
+			w = make(map[*entry]aggregate)
+			l.windows[start] = w
+		}
+		value = newAggregate(s.Kind)
+		w[e] = value
+		l.series++
+	}
+	switch v := value.(type) {
+	case *counter:
+		v.take(s)
+	case *gauge:
+		v.take(e.running.take(s, now, a.options.NegativeDelta))
+	case *distribution:
+		v.take(s)
+	case *set:
+		v.take(s.Member, a.options.MaxSetMembers)
+	}
+	l.accepted[s.Kind]++
+	l.open[s.Kind]++
+	return Taken
+}
+
+func newAggregate(k Kind) aggregate {
+	switch k {
+	case Counter:
+		return new(counter)
+	case Gauge:
+		return new(gauge)
+	case Distribution:
+		return new(distribution)
+	}
+	return new(set)
+}
+
+// rotate closes all windows, oldest first.
+func (l *lateWindows) rotate(a *Aggregator) []*Window {
+	l.mu.Lock()
+	closed := l.windows
+	l.windows, l.series, l.open = make(map[int64]map[*entry]aggregate), 0, [Kinds]uint64{}
+	l.mu.Unlock()
+	windows := make([]*Window, 0, len(closed))
+	for start, values := range closed {
+		w := a.window(start, true)
+		for e, v := range values {
+			w.values = append(w.values, seriesValue{e.series, v})
+		}
+		w.Absent = uint32(len(w.values))
+		windows = append(windows, w)
+	}
+	slices.SortFunc(windows, func(a, b *Window) int { return time.Time.Compare(a.Start, b.Start) })
+	return windows
+}

@@ -1,0 +1,101 @@
+package aggregator
+
+import (
+	"bytes"
+	"iter"
+)
+
+// A Merger puts windows together, series by series. Merging is what makes a
+// window final: the result is the same as if all samples had been taken into
+// one window, in whatever order and grouping windows are merged (sums of
+// fractions to within their last place).
+type Merger struct {
+	cursors       []cursor
+	after         []byte
+	maxSetMembers int
+	err           error
+}
+
+// Merge prepares to merge windows, beginning behind the series whose key is
+// after (nil: with the first). Sets become estimates beyond maxSetMembers.
+// The readers belong to the Merger from now on; of each one block is decoded
+// at a time.
+func Merge(maxSetMembers int, after []byte, in ...*Reader) *Merger {
+	m := &Merger{after: after, maxSetMembers: maxSetMembers, cursors: make([]cursor, len(in))}
+	for i, r := range in {
+		m.cursors[i].r = r
+	}
+	return m
+}
+
+// All yields the series in ascending order of their keys, each once. The value
+// is valid until the next is asked for. After damage All ends early, and Err
+// tells; nothing wrong is yielded before.
+func (m *Merger) All() iter.Seq2[Series, *Value] {
+	return func(yield func(Series, *Value) bool) {
+		for i := range m.cursors {
+			if m.err = m.cursors[i].seek(m.after); m.err != nil {
+				return
+			}
+		}
+		var value, other Value
+		for {
+			lowest := m.lowest()
+			if lowest == nil {
+				return
+			}
+			s, ok := parseSeries(string(lowest))
+			if !ok {
+				m.err = errDamaged
+				return
+			}
+			if m.err = m.collect(s, &value, &other); m.err != nil {
+				return
+			}
+			if !yield(s, &value) {
+				return
+			}
+		}
+	}
+}
+
+// Err returns why All ended early, if it did.
+func (m *Merger) Err() error { return m.err }
+
+func (m *Merger) lowest() []byte {
+	var lowest []byte
+	for _, c := range m.cursors {
+		if c.key != nil && (lowest == nil || bytes.Compare(c.key, lowest) < 0) {
+			lowest = c.key
+		}
+	}
+	return lowest
+}
+
+// collect merges the values of s into value and moves the cursors on.
+func (m *Merger) collect(s Series, value, other *Value) error {
+	found := false
+	for i := range m.cursors {
+		c := &m.cursors[i]
+		if string(c.key) != s.key {
+			continue
+		}
+		into := other
+		if !found {
+			into = value
+		}
+		d := decoder{b: c.value}
+		if into.decode(s.Kind(), &d); d.err != nil {
+			return d.err
+		}
+		if found {
+			value.merge(other, m.maxSetMembers)
+		}
+		found = true
+		if err := c.next(); err != nil {
+			return err
+		}
+	}
+	value.settle(m.maxSetMembers)
+	return nil
+}
