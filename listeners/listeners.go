@@ -1,0 +1,96 @@
+package listeners
+
+import (
+	"sync/atomic"
+
+	"sluice/aggregator"
+)
+
+// MaxPacket is the longest packet that is taken whole, in bytes. UDP carries at
+// most 65,507 over IPv4 and 65,527 over IPv6; Unix datagrams are promised 65,536.
+const MaxPacket = 65536
+
+// A Sink takes samples. *aggregator.Intake is the one that matters.
+type Sink interface {
+	// Add takes the samples that arrived at now, in nanoseconds since 1970. The
+	// batch and all it points to are lent until Add returns. Add sets Refused on
+	// samples it does not take and TagCut on those whose tags it had to cut, and
+	// answers how many it marked in one way or the other. Calls on one Sink are
+	// never concurrent.
+	Add(now int64, batch []aggregator.Sample) (marked int)
+}
+
+var _ Sink = (*aggregator.Intake)(nil)
+
+// Sinks opens a sink for one reader, whose samples are spelled in the dialect
+// that the argument knows. A reader has one all its life.
+type Sinks func(aggregator.Spelling) Sink
+
+// Stats is what a listener has counted since it was opened.
+type Stats struct {
+	Name    string // transport and address: "udp:127.0.0.1:8125", "unixgram:/run/sluice/statsd.sock"
+	Packets uint64 // datagrams read, empty ones too
+	Bytes   uint64 // their payload
+	Samples uint64 // samples that the sink took
+
+	// Refused counts by reason. Late, Future and TooManyLate count values; every
+	// other reason counts lines, however many values were packed into one.
+	Refused [aggregator.Reasons]uint64
+	TagCut  uint64 // lines that were taken with a tag key or value cut to its limit
+
+	// KernelDropped counts datagrams that the kernel threw away because the
+	// receive buffer was full. Linux only, UDP only: a full Unix socket makes
+	// its senders wait or fail, and nothing is counted.
+	KernelDropped uint64
+	ReceiveBuffer int // bytes granted by the kernel, in the unit in which they were asked for
+}
+
+// counters are a listener's sums over all its readers.
+type counters struct {
+	packets, bytes, samples, cut atomic.Uint64
+	refused                      [aggregator.Reasons]atomic.Uint64
+}
+
+// tally is what one reader has counted since it last added to the counters:
+// they are shared, so they are touched once per system call and not per sample.
+type tally struct {
+	packets, bytes, samples, cut uint64
+}
+
+// add takes over, and empties, what a reader and its parser have counted.
+func (c *counters) add(t *tally, refused *[aggregator.Reasons]uint64) {
+	c.packets.Add(t.packets)
+	c.bytes.Add(t.bytes)
+	c.samples.Add(t.samples)
+	if t.cut > 0 {
+		c.cut.Add(t.cut)
+	}
+	*t = tally{}
+	for reason, n := range refused {
+		if n > 0 {
+			c.refused[reason].Add(n)
+			refused[reason] = 0
+		}
+	}
+}
+
+// marks counts what a sink has marked in a batch. The samples of one line
+// share their spelling, so what is wrong with it is counted at the first.
+func (t *tally) marks(batch []aggregator.Sample, refused *[aggregator.Reasons]uint64) {
+	for i := range batch {
+		s := &batch[i]
+		first := s.Flags&aggregator.Same == 0
+		switch {
+		case s.Refused == aggregator.Taken:
+			if first && s.Flags&aggregator.TagCut != 0 {
+				t.cut++
+			}
+			continue
+		case s.Refused >= aggregator.Late: // said of a value, not of its spelling
+			refused[s.Refused]++
+		case first:
+			refused[s.Refused]++
+		}
+		t.samples--
+	}
+}

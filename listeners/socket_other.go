@@ -1,0 +1,96 @@
+//go:build !linux
+
+package listeners
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// receiver reads one datagram at a time, with what every system offers.
+type receiver struct {
+	conn packetConn
+	buf  []byte // one byte longer than a packet, which shows what was longer
+	n    int
+}
+
+func newReceiver(conn packetConn, _ syscall.RawConn) (*receiver, error) {
+	return &receiver{conn: conn, buf: make([]byte, MaxPacket+1)}, nil
+}
+
+func (r *receiver) close() {}
+
+// receive waits for a datagram. It answers os.ErrDeadlineExceeded once the
+// socket's read deadline has passed.
+func (r *receiver) receive() (n int, err error) {
+	r.n, err = r.conn.Read(r.buf)
+	if err != nil {
+		return 0, err
+	}
+	return 1, nil
+}
+
+// receiveWaiting takes a datagram that is already there; 0 means that none is.
+// A deadline in the past would make Read fail whatever is there, so it waits
+// for a moment.
+func (r *receiver) receiveWaiting() (n int, err error) {
+	if err := r.conn.SetReadDeadline(time.Now().Add(5 * time.Millisecond)); err != nil {
+		return 0, err
+	}
+	n, err = r.receive()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return 0, nil
+	}
+	return n, err
+}
+
+// datagram returns the packet that was received. It is valid until the
+// next receive. truncated says that its end is missing.
+func (r *receiver) datagram(int) (packet []byte, truncated bool) {
+	return r.buf[:min(r.n, MaxPacket)], r.n > MaxPacket
+}
+
+// stopReceiving does nothing here: not every system keeps what is queued.
+func stopReceiving(packetConn) {}
+
+// setReceiveBuffer asks for a buffer. Not every system tells what it granted,
+// so what it took without complaint is believed.
+func setReceiveBuffer(conn packetConn, _ syscall.RawConn, bytes int) (granted int, err error) {
+	return bytes, conn.SetReadBuffer(bytes)
+}
+
+// kernelDrops does not know.
+func kernelDrops(syscall.RawConn) (drops uint32, ok bool) { return 0, false }
+
+// bindPrivate opens a Unix socket whose file appears with mode. It binds in a folder that only this user can enter and then moves the
+// file to its path, so that its mode does not depend on the umask, which belongs to
+// the whole process.
+func bindPrivate(network, path string, mode fs.FileMode) (*net.UnixConn, error) {
+	if runtime.GOOS == "windows" {
+		return nil, errors.New("Windows has no Unix datagram sockets (use listen.udp)")
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".sluice")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	inside := filepath.Join(dir, "s")
+	conn, err := net.ListenUnixgram(network, &net.UnixAddr{Net: network, Name: inside})
+	if err != nil {
+		return nil, err
+	}
+	if err = os.Chmod(inside, mode); err == nil {
+		err = os.Rename(inside, path)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
