@@ -1,0 +1,361 @@
+package spool
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// Attach opens or makes the folder (0700, its files 0600), locks it, removes
+// temporary names, has every file checked that is not as the last clean stop
+// left it, quarantines what is damaged, indexes the segments, loads the
+// outboxes and writes the memory log behind what is there. It does nothing
+// when attached. After an error (ErrLocked, or what the file system said) the
+// spool is as it was and Attach may be called again.
+func (s *Spool) Attach(ctx context.Context, now time.Time) error {
+	s.io.Lock()
+	defer s.io.Unlock()
+	if s.dir != nil {
+		return nil
+	}
+	s.attaching.Store(true)
+	defer s.attaching.Store(false)
+	dir, err := openFolder(s.opt.Dir)
+	if err == nil {
+		if err = s.loadLocked(ctx, dir, now); err != nil {
+			dir.close()
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("attach spool %s: %w", s.opt.Dir, err)
+		s.mu.Lock()
+		s.failure = err
+		s.mu.Unlock()
+		return err
+	}
+	s.trustLocked(false)
+	s.attaching.Store(false)
+	_ = s.flushLocked(now) // what remains is tried again by Append and Maintain
+	return nil
+}
+
+func (s *Spool) loadLocked(ctx context.Context, dir *folder, now time.Time) error {
+	identity, err := dir.identity()
+	if err != nil {
+		return err
+	}
+	names, err := dir.names()
+	if err != nil {
+		return err
+	}
+	trusted := dir.readTrusted()
+	var numbers []uint64
+	hadBox := false
+	for _, name := range names {
+		number := segmentNumber(name)
+		if number == 0 && name != outboxName {
+			continue
+		}
+		ok, err := s.examine(ctx, dir, name, trusted)
+		if err != nil {
+			return err
+		}
+		if ok && number != 0 {
+			numbers = append(numbers, number)
+		}
+		hadBox = hadBox || ok && name == outboxName
+	}
+	slices.Sort(numbers) // names of seven digits sort wrongly
+	segments, a, damaged, err := s.scan(dir, numbers, now)
+	if err != nil {
+		return err
+	}
+
+	s.out.Lock()
+	defer s.out.Unlock()
+	if hadBox {
+		if err := dir.compact(); err != nil {
+			s.log.Warn("outbox is not compacted", "error", err)
+		}
+	}
+	box := &box{dir: dir}
+	states, err := s.loadBox(box, hadBox, a)
+	if err != nil {
+		return err
+	}
+
+	s.mu.Lock()
+	s.box, s.generation, s.identity = box, box.generation, identity
+	s.segments, s.index, s.next = segments, a.done, a.next
+	for _, st := range states {
+		s.next = max(s.next, st.read)
+	}
+	s.stats.DamagedRecords = damaged
+	s.showLocked(states)
+	s.attached = true
+	s.failure = nil
+	s.mu.Unlock()
+	s.dir, s.tail, s.old, s.retired, s.highest = dir, nil, nil, 0, 0
+	if len(numbers) > 0 {
+		s.highest = numbers[len(numbers)-1]
+	}
+	s.countQuarantine()
+	// Also tells at once whether the outbox can be written.
+	if err := s.touchLocked(); err != nil {
+		_ = box.close()
+		s.detachLocked()
+		return err
+	}
+	return nil
+}
+
+// examine decides whether a file may be opened. One that is damaged, or not a
+// file, is quarantined.
+func (s *Spool) examine(ctx context.Context, dir *folder, name string, trusted map[string]bool) (bool, error) {
+	_, err := dir.regular(name)
+	if err == nil && !trusted[dir.seal(name)] {
+		path := filepath.Join(dir.path, name)
+		if s.opt.checking != nil {
+			s.opt.checking(path)
+		}
+		err = CheckFile(path)
+	}
+	if err == nil {
+		return true, nil
+	}
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	if !errors.Is(err, ErrDamaged) {
+		return false, err
+	}
+	return false, s.quarantine(dir, name, err)
+}
+
+func (s *Spool) quarantine(dir *folder, name string, why error) error {
+	s.log.Error("file is quarantined", "file", name, "error", why)
+	return dir.quarantine(name)
+}
+
+// scan indexes the segments. When one turns out to be damaged it is
+// quarantined and the scan starts again without it.
+func (s *Spool) scan(dir *folder, numbers []uint64, now time.Time) (segments []*segment, a *assembly, damaged uint64, err error) {
+	a = &assembly{open: map[assemblyKey]*partial{}, next: 1}
+	for i, n := range numbers {
+		g := &segment{number: n, born: now}
+		bad := 0
+		if err = dir.openOld(g); err == nil {
+			bad, err = g.scan(func(f frame) { a.add(n, f) })
+			err = errors.Join(err, g.close())
+		}
+		if errors.Is(err, ErrDamaged) {
+			if err := s.quarantine(dir, g.name(), err); err != nil {
+				return nil, nil, 0, err
+			}
+			return s.scan(dir, slices.Delete(slices.Clone(numbers), i, i+1), now)
+		}
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		damaged += uint64(bad)
+		segments = append(segments, g)
+	}
+	for _, l := range a.done { // a segment is as old as its first record
+		for _, g := range segments {
+			if g.number == l.first && l.Start.Before(g.born) {
+				g.born = l.Start
+			}
+		}
+	}
+	for _, p := range a.open {
+		if p.meta { // without its first part it is the rest of one that was evicted
+			damaged++
+		}
+	}
+	return segments, a, damaged, nil
+}
+
+// loadBox opens outbox.db, or makes one. When it was lost, every upstream
+// resumes from the ranges that the newest record remembers; what it was sent
+// since then is not known, nor are the batches, and its ledger starts anew.
+func (s *Spool) loadBox(x *box, exists bool, a *assembly) (map[string]*state, error) {
+	if exists {
+		states, err := x.open()
+		if err == nil {
+			for _, st := range states {
+				st.reconcile(a.done)
+			}
+			return states, nil
+		}
+		if !errors.Is(err, ErrDamaged) {
+			return nil, err
+		}
+		if err := s.quarantine(x.dir, outboxName, err); err != nil {
+			return nil, err
+		}
+	}
+	var random [8]byte
+	rand.Read(random[:])
+	if err := x.dir.createBox(be.Uint64(random[:]), min(reserveMax, s.opt.MaxBytes/64)); err != nil {
+		return nil, err
+	}
+	states, err := x.open()
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range a.newer {
+		if c.pending.Valid() != nil {
+			continue
+		}
+		st := newState(c.pending, a.next)
+		st.doubt = a.next
+		st.owed = a.done.pending(st.pending, st.read)
+		st.windowed = st.owed
+		st.drop("outbox_lost", Amounts{}) // how much is not known: the reason stands there with 0
+		states[c.name] = st
+		s.log.Error("outbox was lost, resuming from the newest record", "upstream", c.name, "from", c.pending[0].From, "record", a.of)
+	}
+	return states, nil
+}
+
+// showLocked puts loaded states in place; configured upstreams without one are
+// new.
+func (s *Spool) showLocked(states map[string]*state) {
+	for name, st := range states {
+		s.outboxLocked(name).st = st
+	}
+	for name, o := range s.outboxes {
+		if states[name] != nil {
+			continue
+		}
+		o.st = nil
+		if o.configured {
+			o.st = newState(Pending{{s.next, Open}}, s.next)
+		}
+	}
+}
+
+// touchLocked writes the state of every outbox; out is held.
+func (s *Spool) touchLocked() error {
+	txs := map[*Outbox]*Tx{}
+	s.mu.RLock()
+	for _, o := range s.outboxes {
+		if o.st != nil {
+			txs[o] = &Tx{o: o, st: o.st.clone()}
+		}
+	}
+	s.mu.RUnlock()
+	return s.commitLocked(txs)
+}
+
+// reopenBoxLocked sees to it that outbox.db is open; out is held. After a
+// failed commit it is checked, opened and loaded anew.
+func (s *Spool) reopenBoxLocked() error {
+	s.mu.RLock()
+	x, next, records := s.box, s.next, s.index
+	s.mu.RUnlock()
+	if x == nil {
+		return ErrDetached
+	}
+	x.mu.RLock()
+	isOpen := x.db != nil
+	x.mu.RUnlock()
+	if isOpen {
+		return nil
+	}
+	exists, err := s.examine(context.Background(), x.dir, outboxName, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	a := &assembly{done: records, next: next}
+	if !exists {
+		s.mu.RLock()
+		a.newer = s.cursorsLocked() // newer than those of any record
+		s.mu.RUnlock()
+	}
+	states, err := s.loadBox(x, exists, a)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.generation = x.generation
+	s.showLocked(states)
+	s.mu.Unlock()
+	return nil
+}
+
+// detachLocked forgets the folder; io and out are held.
+func (s *Spool) detachLocked() {
+	s.dir, s.tail, s.old = nil, nil, nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.attached, s.box, s.segments, s.index, s.identity = false, nil, nil, nil, ""
+	for _, o := range s.outboxes {
+		o.st = nil
+	}
+	s.failure = ErrDetached
+}
+
+// Close writes the memory log, closes all files and notes which are finished,
+// so that the next Attach need not check them. The error says what is lost:
+// records that are only in memory.
+func (s *Spool) Close() error {
+	s.io.Lock()
+	defer s.io.Unlock()
+	if s.dir == nil {
+		return s.unwritten(nil)
+	}
+	err := s.flushLocked(time.Now())
+	s.out.Lock()
+	defer s.out.Unlock()
+	s.mu.RLock()
+	x := s.box
+	s.mu.RUnlock()
+	bad := errors.Join(s.tail.close(), s.old.close(), x.close())
+	if bad == nil {
+		s.trustLocked(true)
+	}
+	s.dir.close()
+	s.detachLocked()
+	return errors.Join(s.unwritten(err), bad)
+}
+
+func (s *Spool) unwritten(why error) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if n := len(s.memory.records); n > 0 {
+		return fmt.Errorf("close spool: %d records are only in memory: %w", n, errors.Join(why, s.failure))
+	}
+	return nil
+}
+
+// identity reads the agent's id, or makes it.
+func (d *folder) identity() (string, error) {
+	b, err := d.root.ReadFile(identityName)
+	if id, bad := hex.DecodeString(string(b)); err == nil && bad == nil && len(id) == 8 {
+		return string(b), nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	var id [8]byte
+	rand.Read(id[:])
+	text := hex.EncodeToString(id[:])
+	return text, d.write(identityName, []byte(text))
+}
+
+func (s *Spool) countQuarantine() {
+	names, bytes := s.dir.quarantined()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stats.Quarantined, s.stats.Bytes = len(names), bytes+s.dir.size(outboxName)
+}

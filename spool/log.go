@@ -1,0 +1,114 @@
+package spool
+
+import (
+	"slices"
+)
+
+// logged is a record of the index with what is needed to find its parts.
+type logged struct {
+	Entry
+	bind        uint32
+	parts       uint16
+	first, last uint64 // numbers of the segments it lies in; mostly the same
+}
+
+// index is every complete record on disk, ascending by sequence.
+type index []logged
+
+// after gives the position of the first record from seq on.
+func (x index) after(seq uint64) int {
+	i, _ := slices.BinarySearchFunc(x, seq, func(l logged, s uint64) int {
+		switch {
+		case l.Seqs.From < s:
+			return -1
+		case l.Seqs.From > s:
+			return 1
+		}
+		return 0
+	})
+	return i
+}
+
+// put adds a record. One with the same sequence is replaced: the newer writing
+// of a record wins, because an append that answered an error may have come
+// through all the same and was then repeated under the same number.
+func (x index) put(l logged) index {
+	i := x.after(l.Seqs.From)
+	if i < len(x) && x[i].Seqs.From == l.Seqs.From {
+		x[i] = l
+		return x
+	}
+	return slices.Insert(x, i, l)
+}
+
+// samples adds up the samples of the records from seq on.
+func (x index) samples(seq uint64) (sum [Kinds]uint64) {
+	for _, l := range x[x.after(seq):] {
+		addTo(&sum, &l.Samples)
+	}
+	return sum
+}
+
+// pending adds up the samples of the records before seq that p still owes.
+func (x index) pending(p Pending, seq uint64) (sum [Kinds]uint64) {
+	for i := range x[:x.after(seq)] {
+		if p.Contains(x[i].Seqs.From) {
+			addTo(&sum, &x[i].Samples)
+		}
+	}
+	return sum
+}
+
+// assembly puts records together from their parts while segments are scanned
+// in ascending order.
+type assembly struct {
+	open  map[assemblyKey]*partial
+	done  index
+	next  uint64   // greater than every sequence seen
+	newer []cursor // of the greatest sequence with a readable meta
+	of    uint64   // that sequence
+}
+
+type assemblyKey struct {
+	seq  uint64
+	bind uint32
+}
+
+type partial struct {
+	logged
+	meta bool
+	have []bool // by part
+	left int
+}
+
+func (a *assembly) add(segment uint64, f frame) {
+	a.next = max(a.next, f.seqs.To)
+	key := assemblyKey{f.seqs.From, f.bind}
+	p := a.open[key]
+	if p == nil {
+		p = &partial{have: make([]bool, f.parts), left: int(f.parts)}
+		p.Seqs, p.bind, p.parts, p.first = f.seqs, f.bind, f.parts, segment
+		a.open[key] = p
+	}
+	if int(f.part) >= len(p.have) || p.parts != f.parts || p.have[f.part] {
+		return
+	}
+	if f.part == 0 {
+		m, cursors, err := decodeMeta(f.meta)
+		if err != nil {
+			return
+		}
+		p.Meta, p.meta = m, true
+		if f.seqs.From >= a.of {
+			a.of, a.newer = f.seqs.From, cursors
+		}
+	}
+	p.have[f.part] = true
+	p.left--
+	p.last = segment
+	p.Bytes += uint32(f.body)
+	if p.left == 0 {
+		a.done = a.done.put(p.logged)
+		delete(a.open, key)
+	}
+}

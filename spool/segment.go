@@ -1,0 +1,183 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// recordsBucket is the only bucket of a segment.
+var recordsBucket = []byte("records")
+
+// allocSize is the step in which a bbolt file grows beyond its first mebibyte.
+// bbolt's own 16 MiB would leave half of a 32 MiB segment unused, because
+// MaxSize counts the step.
+const allocSize = 1 << 20
+
+// segment is one NNNNNN.seg.
+type segment struct {
+	number uint64
+	size   int64 // of the file
+	born   time.Time
+
+	// Guarded by Spool.io.
+	db      *bolt.DB // while open
+	largest int64    // frame in it, at least while it is the tail
+}
+
+func segmentName(n uint64) string { return fmt.Sprintf("%06d%s", n, segmentSuffix) }
+
+// segmentNumber is 0 for a name that is not a segment's.
+func segmentNumber(name string) uint64 {
+	digits, ok := strings.CutSuffix(name, segmentSuffix)
+	n, err := strconv.ParseUint(digits, 10, 64)
+	if !ok || err != nil || segmentName(n) != name {
+		return 0
+	}
+	return n
+}
+
+func (g *segment) name() string { return segmentName(g.number) }
+
+// createSegment makes an empty segment under a temporary name and renames it:
+// a bbolt file that a crash left half made cannot be opened.
+func (d *folder) createSegment(number uint64, maxSize int64, now time.Time) (*segment, error) {
+	g := &segment{number: number, born: now}
+	temp := g.name() + tempSuffix
+	db, err := d.openDB(temp, d.dbOptions())
+	if err != nil {
+		return nil, err
+	}
+	err = guard(func() error {
+		return db.Update(func(tx *bolt.Tx) error {
+			_, err := tx.CreateBucket(recordsBucket)
+			return err
+		})
+	})
+	if err = errors.Join(err, closeDB(db)); err == nil {
+		err = d.rename(temp, g.name())
+	}
+	if err != nil {
+		_ = d.root.Remove(temp)
+		return nil, fmt.Errorf("create %s: %w", g.name(), err)
+	}
+	return g, d.openTail(g, maxSize)
+}
+
+// openTail opens a segment for appending.
+func (d *folder) openTail(g *segment, maxSize int64) error {
+	if _, err := d.regular(g.name()); err != nil {
+		return err
+	}
+	opt := d.dbOptions()
+	opt.MaxSize = int(maxSize)
+	db, err := d.openDB(g.name(), opt)
+	if err != nil {
+		return err
+	}
+	db.AllocSize = int(min(allocSize, max(maxSize/8, 4096)))
+	g.db = db
+	g.size = d.size(g.name())
+	return nil
+}
+
+// openOld opens a segment for reading.
+func (d *folder) openOld(g *segment) error {
+	if _, err := d.regular(g.name()); err != nil {
+		return err
+	}
+	opt := d.dbOptions()
+	opt.ReadOnly = true
+	db, err := d.openDB(g.name(), opt)
+	if err != nil {
+		return err
+	}
+	g.db = db
+	g.size = d.size(g.name())
+	return nil
+}
+
+func (g *segment) close() error {
+	if g == nil || g.db == nil {
+		return nil
+	}
+	db := g.db
+	g.db = nil
+	return closeDB(db)
+}
+
+// put writes frames of one record in one transaction and so one sync. Keys
+// only grow, so that pages are filled to the brim.
+func (g *segment) put(seq uint64, first uint16, frames [][]byte) error {
+	return guard(func() error {
+		return g.db.Update(func(tx *bolt.Tx) error {
+			b := tx.Bucket(recordsBucket)
+			if b == nil {
+				return fmt.Errorf("%w: %s has no bucket", ErrDamaged, g.name())
+			}
+			b.FillPercent = 1.0
+			for i, f := range frames {
+				if err := b.Put(partKey(seq, first+uint16(i)), f); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// get gives a copy of the body of one part written with bind. ErrGone when the
+// segment has no such part.
+func (g *segment) get(seq uint64, part uint16, bind uint32) (body []byte, err error) {
+	err = guard(func() error {
+		return g.db.View(func(tx *bolt.Tx) error {
+			b := tx.Bucket(recordsBucket)
+			if b == nil {
+				return fmt.Errorf("%w: %s has no bucket", ErrDamaged, g.name())
+			}
+			key := partKey(seq, part)
+			v := b.Get(key)
+			if v == nil {
+				return ErrGone
+			}
+			f, in, err := decodeFrame(key, v)
+			if err != nil {
+				return fmt.Errorf("%w: %w", ErrDamaged, err)
+			}
+			if f.bind != bind {
+				return ErrGone
+			}
+			body = slices.Clone(in)
+			return nil
+		})
+	})
+	return body, err
+}
+
+// scan calls fn for every frame whose head is whole, in order, and counts the
+// others. f.meta is valid during the call.
+func (g *segment) scan(fn func(f frame)) (damaged int, err error) {
+	err = guard(func() error {
+		return g.db.View(func(tx *bolt.Tx) error {
+			b := tx.Bucket(recordsBucket)
+			if b == nil {
+				return fmt.Errorf("%w: %s has no bucket", ErrDamaged, g.name())
+			}
+			return b.ForEach(func(k, v []byte) error {
+				f, err := decodeHead(k, v)
+				if err != nil {
+					damaged++
+					return nil
+				}
+				fn(f)
+				return nil
+			})
+		})
+	})
+	return damaged, err
+}
