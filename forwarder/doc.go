@@ -1,0 +1,80 @@
+// Package forwarder turns windows into accepted requests: it renders what the
+// spool holds for one upstream, seals it into batches, sends them within the
+// upstream's budget, and finds out what became of each.
+//
+// # Words
+//
+//   - upstream: a metrics API, and how to speak to it ([Upstream]); flux is one.
+//   - dialect: which of two servers answers under the name Flux. It decides how
+//     sets are rendered and whether an upstream can be read back. It is learnt from
+//     the first answer, unless it is configured.
+//   - item: one JSON object. A series' samples ride on exactly one of its items, the
+//     first, so that the ledger balances in samples and in items.
+//   - sheet: the batches that a round of rendering fills, in lanes: metrics and sets
+//     travel apart.
+//   - batch: items with an identity (agent, sequence). From when it is sealed its
+//     bytes never change; it is sent as it is, or replaced by parts of it that have
+//     sequences of their own.
+//   - marker: the gauge sluice.delivery, last item of every batch, by which a batch
+//     is found upstream.
+//   - hello: a batch that carries the gauge sluice.up and nothing else, to learn the
+//     dialect from. It is the first that an upstream gets.
+//   - verdict: what the outcome of a request means for its batch ([Verdict]).
+//   - in doubt: the request may or may not have been stored.
+//
+// # A batch's way
+//
+// States are on disk (spool.State); each arrow is one synced transaction.
+//
+//	windows ──render, seal──▶ Queued ──a slot is free──▶ Sending ──request──┐
+//	                            ▲  ▲                        │ verdict       │ we died
+//	                            │  ├─── again · held ◀──────┤               │
+//	                            │  └─── too large: halves ◀─┤               ▼
+//	                            │                           ├─ no answer ▶ InDoubt ──look──┐
+//	                            ├── absent, twice ◀─────────┼──────────────────────────────┤
+//	                            └── gauges, sets, resend ◀──┼─────────── unreadable ◀──────┤
+//	                                                        ▼                              │
+//	                                          delivered · dead letters · dropped ◀─────────┘
+//
+// A batch in doubt steps aside: the lane goes on with others, until [maxDoubts] are
+// in doubt at once.
+//
+// # A turn
+//
+// Run is a loop of turns, each doing one thing:
+//
+//  1. At the first: what an earlier process left is taken up. Batches in state
+//     Sending are in doubt now, and count as requests of this moment.
+//  2. A batch in doubt that is due is looked for.
+//  3. If the last request failed, or the budget is spent: wait.
+//  4. A queued batch that is due is sent. That it is being sent, and when, is on
+//     disk before its first byte leaves. One request is in flight at a time.
+//  5. If nothing is queued: render the oldest windows owed, as much as there are slots
+//     for requests now, and seal it. The ranges of what is owed move in the same
+//     transaction. A window that does not fit is left in its midst (spool.Group).
+//
+// Rendering is late on purpose: what is not sealed can still be merged or evicted.
+// Windows that are evicted while they are rendered are found out when the
+// transaction begins, and the round is thrown away.
+//
+// # Limits
+//
+//	requests      Options.RequestsPerMinute in any 60 s, however long each takes
+//	items         Options.ItemsPerRequest, the marker among them
+//	body          fluxBody, 4 MiB less 4 KiB
+//	points        fixedPoints a distribution and window, fewer if Options.Points is less
+//	outbox        outboxMax bytes of sealed batches; nothing is sealed beyond
+//	doubts        maxDoubts batches; beyond nothing is sent
+//	answer        maxAnswer bytes are read of it
+//	wait          Options.Timeout for an answer's head, twice that for all of it
+//	Retry-After   at most maxRetryAfter is obeyed
+//	names         maxNames are remembered with their type
+//
+// # Who owns what
+//
+// Run does all the work in one goroutine, which owns every field of a Forwarder
+// that its mutex does not guard. Stats, Wake and Name may be called by anybody at
+// any time. A sheet owns the bodies it fills; once sealed, the spool has a copy.
+// Values of windows are borrowed from the aggregator's reader while one series is
+// rendered. The API key is in request headers and nowhere else.
+package forwarder

@@ -1,0 +1,310 @@
+package forwarder
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-faster/jx"
+
+	"sluice/aggregator"
+	"sluice/spool"
+)
+
+// The Flux API (docs/protocols.md, "upstream").
+const (
+	fluxBatchPath = "/api/v1/metrics/batch"
+	fluxListPath  = "/api/v1/metrics"
+	fluxHead      = `{"metrics":[`
+	fluxTail      = `]}`
+
+	// fluxBody bounds a batch's body; 4 MiB is what sluice itself takes, and the
+	// common limit of proxies. 498 ordinary items are 80 KB.
+	fluxBody = 4<<20 - 4096
+
+	// The marker is the last item of every batch: a gauge whose value is the
+	// batch's sequence, in one of slots series. A batch is stored whole or not at
+	// all, so where the marker is, the batch is.
+	fluxMarker = "sluice.delivery"
+	// fluxHello is the gauge that asks for the dialect.
+	fluxHello = "sluice.up"
+)
+
+// Dialects of a Flux. Hosted answers {"data":{"accepted":n,"rejected":m}} and
+// takes strings in batches; self-hosted answers {"ingested":n} and puts a batch's
+// values unquoted into SQL, where one string fails the whole batch.
+const (
+	Hosted     = "hosted"
+	SelfHosted = "self_hosted"
+)
+
+const timestamp = "2006-01-02T15:04:05.000Z"
+
+// flux speaks to Flux.
+type flux struct {
+	options Options
+	agent   string // identity of this agent
+	dialect string // "" while it is not known
+	names   names
+	points  []float64 // scratch
+}
+
+func (f *flux) Known() bool { return f.dialect != "" }
+
+func (f *flux) Hello(to *Sheet, at time.Time) {
+	to.begin(0, 0)
+	to.Item(spool.Metrics, func(dst []byte) []byte {
+		return f.own(dst, fluxHello, at, "1", "")
+	})
+}
+
+func (f *flux) Render(to *Sheet, at time.Time, s aggregator.Series, v *aggregator.Value) {
+	switch v.Kind() {
+	case aggregator.Counter:
+		f.item(to, s, at, "", aggregator.Counter, v.AppendTotal)
+	case aggregator.Gauge:
+		f.item(to, s, at, "", aggregator.Gauge, float(v.Last()))
+	case aggregator.Set:
+		f.set(to, s, at, v)
+	case aggregator.Distribution:
+		f.distribution(to, s, at, v)
+	}
+}
+
+// set renders the members, in a lane of their own, where strings are taken; else
+// their number.
+func (f *flux) set(to *Sheet, s aggregator.Series, at time.Time, v *aggregator.Value) {
+	n, exact := v.Unique()
+	if !exact || f.dialect != Hosted {
+		f.item(to, s, at, ".unique", aggregator.Gauge, func(dst []byte) []byte { return strconv.AppendUint(dst, n, 10) })
+		return
+	}
+	name := f.names.claim(s.Name(), "", aggregator.Set, "set")
+	for m := range v.Members() {
+		to.Item(spool.Sets, func(dst []byte) []byte {
+			return f.object(dst, s, at, name, aggregator.Set, func(dst []byte) []byte { return quote(dst, m) })
+		})
+	}
+}
+
+// distribution renders the points, from which the upstream makes its own
+// averages and percentiles, and the exact scalars.
+func (f *flux) distribution(to *Sheet, s aggregator.Series, at time.Time, v *aggregator.Value) {
+	f.points = appendPoints(f.points[:0], v, min(f.options.Points, fixedPoints))
+	if len(f.points) > 0 {
+		name := f.names.claim(s.Name(), "", aggregator.Distribution, s.Kind().String())
+		for _, p := range f.points {
+			to.Item(spool.Metrics, func(dst []byte) []byte {
+				return f.object(dst, s, at, name, aggregator.Distribution, float(p))
+			})
+		}
+	}
+	for _, name := range f.options.Scalars {
+		switch name {
+		case "count":
+			f.item(to, s, at, ".count", aggregator.Counter, v.AppendCount)
+		case "sum":
+			f.item(to, s, at, ".sum", aggregator.Counter, v.AppendSum)
+		case "min":
+			f.item(to, s, at, ".min", aggregator.Gauge, float(v.Min()))
+		case "max":
+			f.item(to, s, at, ".max", aggregator.Gauge, float(v.Max()))
+		default: // p50, p95, p99: checked by configs
+			percent, _ := strconv.ParseFloat(name[1:], 64)
+			f.item(to, s, at, "."+name, aggregator.Gauge, float(v.Quantile(percent/100)))
+		}
+	}
+}
+
+func (f *flux) item(to *Sheet, s aggregator.Series, at time.Time, suffix string, typ aggregator.Kind, value func([]byte) []byte) {
+	name := f.names.claim(s.Name(), suffix, typ, s.Kind().String())
+	to.Item(spool.Metrics, func(dst []byte) []byte { return f.object(dst, s, at, name, typ, value) })
+}
+
+func (f *flux) object(dst []byte, s aggregator.Series, at time.Time, name string, typ aggregator.Kind, value func([]byte) []byte) []byte {
+	dst = quote(append(dst, `{"name":`...), name)
+	dst = append(append(dst, `,"type":"`...), typ.String()...)
+	dst = value(append(dst, `","value":`...))
+	dst = at.UTC().AppendFormat(append(dst, `,"timestamp":"`...), timestamp)
+	dst = append(dst, `","tags":{`...)
+	sep := ""
+	for k, v := range s.Tags() {
+		dst = quote(append(dst, sep...), k)
+		dst = quote(append(dst, ':'), v)
+		sep = ","
+	}
+	return append(dst, "}}"...)
+}
+
+// own writes an item of the agent's own. Only these carry the agent's tag: on
+// others it would make new series of all.
+func (f *flux) own(dst []byte, name string, at time.Time, value, slot string) []byte {
+	dst = fmt.Appendf(dst, `{"name":%q,"type":"gauge","value":%s,"timestamp":"%s","tags":{"agent":%q`,
+		name, value, at.UTC().Format(timestamp), f.agent)
+	if slot != "" {
+		dst = fmt.Appendf(dst, `,"slot":%q`, slot)
+	}
+	return append(dst, "}}"...)
+}
+
+func float(v float64) func([]byte) []byte {
+	return func(dst []byte) []byte { return aggregator.AppendFloat(dst, v) }
+}
+
+// quote writes a JSON string. What is not UTF-8 would make the whole batch
+// invalid, and NUL is what PostgreSQL's text cannot hold; intake lets neither
+// through, but one batch lost to a byte is one too many.
+func quote(dst []byte, s string) []byte {
+	if !utf8.ValidString(s) || strings.IndexByte(s, 0) >= 0 {
+		s = strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")
+	}
+	w := jx.Writer{Buf: dst}
+	w.Str(s)
+	return w.Buf
+}
+
+func (f *flux) Finish(b *spool.Batch) {
+	b.Type, b.Dialect, b.URL = "flux", f.dialect, f.options.URL
+	at := len(b.Body) + 1
+	b.Body = f.own(append(b.Body, ','), fluxMarker, b.Sealed, strconv.FormatUint(b.Seq, 10), f.slot(b))
+	b.Items = append(b.Items, spool.Item{Off: uint32(at), Len: uint32(len(b.Body) - at)})
+	b.Body = append(b.Body, fluxTail...)
+}
+
+// slot keeps the markers of one minute apart: two in one series would hide each
+// other, and a series for each batch would be without number.
+func (f *flux) slot(b *spool.Batch) string {
+	slots := uint64(64)
+	if f.options.RequestsPerMinute > 60 {
+		slots = 1024
+	}
+	return strconv.FormatUint(b.Seq%slots, 10)
+}
+
+func (f *flux) Request(b *spool.Batch) (*http.Request, error) {
+	req, err := http.NewRequest(http.MethodPost, f.options.URL+fluxBatchPath, bytes.NewReader(b.Body))
+	if err != nil {
+		return nil, err
+	}
+	req.GetBody = nil // what the HTTP library cannot read again it cannot send again
+	req.Header.Set("Content-Type", "application/json")
+	// Not Idempotency-Key: Go's client takes that as leave to repeat a POST.
+	req.Header.Set("Sluice-Batch", fmt.Sprintf("%s-%d", f.agent, b.Seq))
+	f.authorize(req)
+	return req, nil
+}
+
+func (f *flux) authorize(req *http.Request) {
+	req.Header.Set("Authorization", "Bearer "+f.options.Key)
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", "sluice/"+f.options.Version)
+}
+
+func (f *flux) Verdict(b *spool.Batch, o outcome, now time.Time) Verdict {
+	return judge(o, len(b.Items), now, countFlux)
+}
+
+// countFlux reads the answer to a batch in either dialect.
+func countFlux(body []byte) (accepted, rejected int, dialect string, ok bool) {
+	var answer struct {
+		Data *struct {
+			Accepted *int `json:"accepted"`
+			Rejected int  `json:"rejected"`
+		} `json:"data"`
+		Ingested *int `json:"ingested"`
+	}
+	if json.Unmarshal(body, &answer) != nil {
+		return 0, 0, "", false
+	}
+	switch {
+	case answer.Data != nil && answer.Data.Accepted != nil:
+		return *answer.Data.Accepted, answer.Data.Rejected, Hosted, true
+	case answer.Ingested != nil:
+		return *answer.Ingested, 0, SelfHosted, true
+	}
+	return 0, 0, "", false
+}
+
+// Look asks for the highest marker in the batch's slot within the minute it was
+// sealed in. The self-hosted server knows only metrics that were defined
+// through its single-item endpoint, so there nothing can be concluded yet; nor
+// from the server at another address than the one that the batch went to.
+func (f *flux) Look(b *spool.Batch) (*http.Request, error) {
+	if b.Dialect != Hosted || b.URL != f.options.URL {
+		return nil, nil
+	}
+	from := b.Sealed.UTC().Truncate(time.Minute)
+	q := url.Values{
+		"from":        {from.Format(timestamp)},
+		"to":          {from.Add(time.Minute).Format(timestamp)},
+		"aggregation": {"max"},
+		"interval":    {"1m"},
+		"tags[agent]": {f.agent},
+		"tags[slot]":  {f.slot(b)},
+	}
+	req, err := http.NewRequest(http.MethodGet, f.options.URL+fluxListPath+"/"+fluxMarker+"/query?"+q.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	f.authorize(req)
+	return req, nil
+}
+
+func (f *flux) List() (*http.Request, error) {
+	req, err := http.NewRequest(http.MethodGet, f.options.URL+fluxListPath, nil)
+	if err != nil {
+		return nil, err
+	}
+	f.authorize(req)
+	return req, nil
+}
+
+// silent tells whether an outcome says nothing about what the upstream holds: it
+// was busy, or somebody else answered, such as a captive portal.
+func silent(o outcome) bool {
+	return o.err != nil || o.status >= 500 || o.status == 429 || o.status == 408 ||
+		o.status >= 300 && o.status < 400 || o.status < 300 && !json.Valid(o.body)
+}
+
+func (f *flux) Listed(o outcome) finding {
+	switch {
+	case silent(o):
+		return unanswered
+	case o.status < 300:
+		return absent
+	}
+	return unreadable
+}
+
+func (f *flux) Found(b *spool.Batch, o outcome) finding {
+	switch {
+	case silent(o):
+		return unanswered
+	case o.status == 404:
+		return undefined
+	case o.status >= 300:
+		return unreadable
+	}
+	var answer struct {
+		Data *struct {
+			Series *[]struct {
+				Value *float64 `json:"value"`
+			} `json:"series"`
+		} `json:"data"`
+	}
+	if json.Unmarshal(o.body, &answer) != nil || answer.Data == nil || answer.Data.Series == nil {
+		return unreadable
+	}
+	for _, p := range *answer.Data.Series {
+		if p.Value != nil && *p.Value == float64(b.Seq) {
+			return present
+		}
+	}
+	return absent
+}

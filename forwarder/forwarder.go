@@ -1,0 +1,436 @@
+package forwarder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"sluice/spool"
+)
+
+// Options of one upstream. All fields must be set unless they say otherwise.
+type Options struct {
+	Name    string // the outbox's
+	URL     string // without the API's path and without a final slash
+	Key     string
+	Version string // of sluice, for User-Agent
+
+	RequestsPerMinute int
+	ItemsPerRequest   int           // of them one is the marker
+	Timeout           time.Duration // for the answer to one request
+	Dialect           string        // Hosted, SelfHosted, or "" to find out
+	Verify            bool          // look for what is in doubt before it is sent again
+	Resend            bool          // send what is in doubt and cannot be verified once more, instead of dropping it
+	Settle            time.Duration // how long a lost answer waits before it is looked for
+	Points            int           // most values per distribution and window; 0 for none
+	Scalars           []string      // of count, sum, min, max, p50, p95, p99
+	Only, Except      []string      // name globs; empty Only is all
+	MaxSetMembers     int
+
+	Transport http.RoundTripper // nil: a new connection for each request
+	Log       *slog.Logger      // nil: none
+}
+
+// outboxMax is how many bytes of sealed batches an upstream may have waiting.
+const outboxMax = 16 << 20
+
+// heldProbe is how long a held upstream is left alone between two requests.
+const heldProbe = 60 * time.Second
+
+// A Forwarder delivers the windows of a spool to one upstream. Run does all
+// the work, in one goroutine, so that there is one request at a time.
+type Forwarder struct {
+	options  Options
+	spool    *spool.Spool
+	outbox   *spool.Outbox
+	upstream *flux
+	client   *http.Client
+	log      *slog.Logger
+	wake     chan struct{} // holds one token when something was appended
+
+	// Owned by Run.
+	ready     bool // recover has been called
+	backoff   *backoff.ExponentialBackOff
+	notBefore time.Time      // no request before, because the last one failed
+	looks     map[uint64]int // how often a batch in doubt has been looked for
+
+	mu     sync.Mutex // guards the fields below
+	budget *budget
+	stats  Stats
+}
+
+// Stats tells how an upstream is doing.
+type Stats struct {
+	Name, Type, URL string
+	Dialect         string // "" while it is not known
+	State           string // ok | retrying | held | in_doubt
+	LastError       string
+	LastDelivery    time.Time
+
+	RequestsUsed, RequestsAllowed int // in the last minute
+	ItemsUsed                     int // with them
+
+	Requests, Items uint64 // made and sent since start
+	Retries         uint64 // requests that were not the first for their batch
+	Verified        uint64 // batches in doubt that were found upstream
+}
+
+// New makes a forwarder that takes from s. It starts nothing.
+func New(o Options, s *spool.Spool) *Forwarder {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Transport == nil {
+		o.Transport = newTransport(o.Timeout)
+	}
+	f := &Forwarder{
+		options: o, spool: s, outbox: s.Outbox(o.Name),
+		upstream: &flux{options: o, dialect: o.Dialect},
+		client: &http.Client{
+			Transport:     o.Transport,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		log:   o.Log.With("upstream", o.Name),
+		wake:  make(chan struct{}, 1),
+		looks: make(map[uint64]int),
+	}
+	// Full jitter: each delay is anywhere between 0 and twice the interval. No
+	// give-up time: how long data is worth keeping is the spool's business.
+	f.backoff = backoff.NewExponentialBackOff(backoff.WithInitialInterval(time.Second), backoff.WithMultiplier(2),
+		backoff.WithRandomizationFactor(1), backoff.WithMaxInterval(time.Minute), backoff.WithMaxElapsedTime(0))
+	f.budget = newBudget(o.RequestsPerMinute, nil, time.Now())
+	f.stats = Stats{Name: o.Name, Type: "flux", URL: o.URL, Dialect: o.Dialect, State: "ok", RequestsAllowed: o.RequestsPerMinute}
+	return f
+}
+
+// Wake tells the forwarder that a window was appended.
+func (f *Forwarder) Wake() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// idle is how long the forwarder sleeps when there is nothing to do and nobody
+// wakes it.
+const idle = time.Minute
+
+// Run delivers until ctx is done, then goes on with what can be sent at once,
+// and returns when nothing is left, when budget or upstream make it wait, or
+// when abort is done, which also ends a request under way. What is not
+// delivered then waits in the spool.
+func (f *Forwarder) Run(ctx, abort context.Context) {
+	for {
+		wait := f.turn(abort)
+		if abort.Err() != nil || wait > 0 && ctx.Err() != nil {
+			return
+		}
+		if wait <= 0 {
+			continue
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-f.wake:
+		case <-ctx.Done():
+		case <-abort.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// turn does one thing and answers how long to wait before the next.
+func (f *Forwarder) turn(ctx context.Context) time.Duration {
+	now := time.Now()
+	if !f.spool.Attached() {
+		return time.Second
+	}
+	if !f.ready {
+		if err := f.recover(now); err != nil {
+			return f.trouble("take up where the last process ended", err)
+		}
+	}
+	if b, due := f.doubtful(); b != nil {
+		if wait := due.Sub(now); wait > 0 && f.doubts() < maxDoubts {
+			return min(wait, f.next(ctx, now)) // the lane goes on meanwhile
+		} else if wait > 0 {
+			return wait
+		}
+		return f.verify(ctx, b)
+	}
+	return f.next(ctx, now)
+}
+
+// next sends what is sealed, or seals what is pending, if there is room for a
+// request.
+func (f *Forwarder) next(ctx context.Context, now time.Time) time.Duration {
+	if wait := f.notBefore.Sub(now); wait > 0 {
+		return wait
+	}
+	f.mu.Lock()
+	slot, left := f.budget.next(now), f.budget.left(now)
+	f.mu.Unlock()
+	if wait := slot.Sub(now); wait > 0 {
+		return wait
+	}
+	if b, ok := f.outbox.Due(now); ok {
+		return f.deliver(ctx, b)
+	}
+	wait, queued := idle, false
+	for _, b := range f.outbox.Batches() {
+		if b.State == spool.Queued { // a retry of its own: nothing is sealed before that
+			wait, queued = min(wait, b.Due.Sub(now)), true
+		}
+	}
+	if queued || f.outbox.Bytes() >= outboxMax {
+		return max(wait, time.Second) // not less: a batch that is due but cannot be read
+	}
+	sealed, err := f.seal(now, left)
+	switch {
+	case errors.Is(err, spool.ErrStale):
+		f.log.Debug("windows were evicted while they were rendered", "error", err)
+		return time.Second
+	case err != nil:
+		return f.trouble("seal", err)
+	case sealed:
+		return 0
+	}
+	return idle
+}
+
+// recover takes up what an earlier process left: the dialect, the names, the
+// request log, and batches that were being sent when it died.
+func (f *Forwarder) recover(now time.Time) error {
+	f.upstream.agent = f.spool.Identity()
+	if f.options.Dialect == "" {
+		f.learn(string(f.outbox.Get(stateTable, f.dialectKey())))
+	}
+	f.upstream.names = names{uses: make(map[string]use)}
+	for name, u := range f.outbox.Table(namesTable) {
+		if len(u) == len(use{}) {
+			f.upstream.names.uses[name] = use(u)
+		}
+	}
+	times := f.outbox.Requests()
+	if len(times) == 0 && f.outbox.Doubtful() > 0 {
+		times = slices.Repeat([]time.Time{now}, f.options.RequestsPerMinute) // the log was lost with the outbox
+	}
+	sending := 0
+	err := f.outbox.Update(func(tx *spool.Tx) error {
+		for _, b := range f.outbox.Batches() {
+			switch {
+			case b.State == spool.Sending:
+				sending++
+				times = append(times, now) // it may have been the last thing the upstream saw
+				due := min(b.Started.Sub(now), 0) + f.options.Settle
+				tx.State(b.Seq, spool.InDoubt, now.Add(due), b.Started, b.Attempts)
+			case b.Sealed.After(now), b.Started.After(now): // the clock was set back
+				tx.State(b.Seq, b.State, now, b.Started, b.Attempts)
+			case b.State == spool.Queued && b.Due.After(f.notBefore) && b.Due.After(now):
+				f.notBefore = now.Add(b.Due.Sub(now)) // the upstream was failing, or asked for it
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if sending > 0 {
+		f.log.Warn("requests were under way when the agent stopped; their batches are in doubt", "batches", sending)
+	}
+	f.mu.Lock()
+	f.budget = newBudget(f.options.RequestsPerMinute, times, now)
+	f.mu.Unlock()
+	f.ready = true
+	return nil
+}
+
+// stateTable holds single values: the dialect that was learnt, of each address.
+const stateTable = "state"
+
+func (f *Forwarder) dialectKey() string { return "dialect " + f.options.URL }
+
+func (f *Forwarder) learn(dialect string) {
+	f.upstream.dialect = dialect
+	f.mu.Lock()
+	f.stats.Dialect = dialect
+	f.mu.Unlock()
+}
+
+// trouble reports that the spool did not let something be done, once per
+// cause, and answers how long to wait before trying again.
+func (f *Forwarder) trouble(what string, err error) time.Duration {
+	f.fail("", fmt.Sprintf("%s: %v", what, err))
+	return 5 * time.Second
+}
+
+// fail notes an error and logs it if it is another one than before.
+func (f *Forwarder) fail(state, text string) {
+	f.mu.Lock()
+	changed := f.stats.LastError != text || state != "" && f.stats.State != state
+	f.stats.LastError = text
+	if state != "" {
+		f.stats.State = state
+	}
+	f.mu.Unlock()
+	if changed {
+		f.log.Warn("not delivered", "state", state, "error", text)
+	}
+}
+
+// deliver sends a batch and acts on the verdict. That a request is being made
+// is on disk before its first byte leaves.
+func (f *Forwarder) deliver(ctx context.Context, b *spool.Batch) time.Duration {
+	start := time.Now()
+	f.mu.Lock()
+	f.budget.begin(start, len(b.Items))
+	times := slices.Clone(f.budget.times)
+	f.mu.Unlock()
+	err := f.outbox.Update(func(tx *spool.Tx) error {
+		tx.State(b.Seq, spool.Sending, b.Due, start, b.Attempts+1)
+		tx.Spent(times)
+		return nil
+	})
+	if err != nil {
+		f.ready = false // it may say Sending now
+		return f.trouble("note that a batch is being sent", err)
+	}
+	b.Attempts, b.Started = b.Attempts+1, start
+	f.count(b)
+
+	req, err := f.upstream.Request(b)
+	o := outcome{err: err}
+	if err == nil {
+		o = f.roundTrip(ctx, req)
+	}
+	if ctx.Err() != nil && o.err != nil && o.wrote {
+		return 0 // we are to stop: Sending, as it stands on disk, is the truth
+	}
+	now := time.Now()
+	f.mu.Lock()
+	f.budget.end(now)
+	times = slices.Clone(f.budget.times)
+	f.mu.Unlock()
+	v := f.upstream.Verdict(b, o, now)
+	if (v.Is == Refused || v.Is == TooLarge) && carried(b) == 0 {
+		v.Is = Held // it carries nothing that could be at fault: the upstream wants none of ours
+	}
+	return f.act(b, v, now, times)
+}
+
+func (f *Forwarder) count(b *spool.Batch) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stats.Requests++
+	f.stats.Items += uint64(len(b.Items))
+	if b.Attempts > 1 {
+		f.stats.Retries++
+	}
+}
+
+// act does what the verdict on a batch asks for.
+func (f *Forwarder) act(b *spool.Batch, v Verdict, now time.Time, times []time.Time) time.Duration {
+	var delay time.Duration
+	state := "ok"
+	err := f.outbox.Update(func(tx *spool.Tx) error {
+		tx.Spent(times)
+		switch v.Is {
+		case Delivered:
+			f.settle(tx, b, spool.Settlement{To: spool.Delivered, Rejected: v.Rejected, At: now})
+			if f.learns(v) {
+				tx.Put(stateTable, f.dialectKey(), []byte(v.Dialect))
+			}
+		case Again:
+			delay = max(f.backoff.NextBackOff(), v.RetryAfter, time.Millisecond)
+			state = "retrying"
+			tx.State(b.Seq, spool.Queued, now.Add(delay), b.Started, b.Attempts)
+		case Held:
+			delay = heldProbe
+			state = "held"
+			tx.State(b.Seq, spool.Queued, now, b.Started, b.Attempts) // a restart with another key asks at once
+		case InDoubt:
+			delay = max(f.backoff.NextBackOff(), time.Millisecond)
+			state = "in_doubt"
+			due := now
+			if !v.Over {
+				due = b.Started.Add(f.options.Settle)
+			}
+			tx.State(b.Seq, spool.InDoubt, due, b.Started, b.Attempts)
+		case Refused:
+			f.settle(tx, b, spool.Settlement{To: spool.Dead, Reason: v.Reason, At: now})
+		case TooLarge:
+			f.halve(tx, b, v.Reason, now)
+		}
+		return nil
+	})
+	if err != nil {
+		// The request log is too old by one answer, and the batch still says
+		// Sending: both are taken up again as after a crash.
+		f.ready = false
+		return f.trouble("note the answer to a batch", err)
+	}
+	f.conclude(b, v, state, now)
+	if delay > 0 {
+		f.notBefore = now.Add(delay)
+	} else {
+		f.backoff.Reset()
+	}
+	return 0
+}
+
+// learns tells whether a verdict tells a dialect that is not known yet. One that
+// is configured is not for the upstream to change.
+func (f *Forwarder) learns(v Verdict) bool {
+	return f.options.Dialect == "" && f.upstream.dialect != v.Dialect
+}
+
+// conclude tells what a verdict changed.
+func (f *Forwarder) conclude(b *spool.Batch, v Verdict, state string, now time.Time) {
+	if v.Is != Delivered {
+		f.fail(state, v.Reason)
+		if v.Is == Refused || v.Is == TooLarge {
+			f.log.Error("the upstream refused a batch", "batch", b.Seq, "items", len(b.Items), "answer", v.Reason)
+		}
+		return
+	}
+	if f.learns(v) {
+		f.log.Info("the upstream's dialect is known now", "dialect", v.Dialect)
+		f.learn(v.Dialect)
+	}
+	f.mu.Lock()
+	was := f.stats.State
+	f.stats.State, f.stats.LastError, f.stats.LastDelivery = "ok", "", now
+	f.mu.Unlock()
+	if was != "ok" {
+		f.log.Info("delivering again", "after", was)
+	}
+	if v.Rejected > 0 {
+		f.log.Warn("the upstream rejected items of a batch", "batch", b.Seq, "rejected", v.Rejected, "accepted", v.Accepted)
+	}
+	f.log.Debug("delivered", "batch", b.Seq, "items", len(b.Items), "attempts", b.Attempts)
+}
+
+// Stats returns the state as of now.
+func (f *Forwarder) Stats(now time.Time) Stats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.stats
+	s.RequestsUsed, s.ItemsUsed = f.budget.spent(now)
+	return s
+}
+
+// matches tells whether the upstream wants metrics of that name.
+func (f *Forwarder) matches(name string) bool {
+	match := func(glob string) bool { return globMatch(glob, name) }
+	return (len(f.options.Only) == 0 || slices.ContainsFunc(f.options.Only, match)) && !slices.ContainsFunc(f.options.Except, match)
+}
+
+// Name returns the name of the upstream.
+func (f *Forwarder) Name() string { return f.options.Name }

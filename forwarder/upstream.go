@@ -1,0 +1,128 @@
+package forwarder
+
+import (
+	"net/http"
+	"time"
+
+	"sluice/aggregator"
+	"sluice/spool"
+)
+
+// An Upstream speaks the protocol of one kind of metrics API. It does no I/O
+// and keeps no time; its methods are called by one goroutine.
+type Upstream interface {
+	// Render adds the items that stand for v, the value of s over the width that
+	// begins at at, to the sheet. It may add none.
+	Render(to *Sheet, at time.Time, s aggregator.Series, v *aggregator.Value)
+
+	// Hello adds an item that asks for no more than an answer, to learn the
+	// dialect from; Known tells whether that is needed.
+	Hello(to *Sheet, at time.Time)
+	Known() bool
+
+	// Finish closes a batch's body once its sequence is known.
+	Finish(b *spool.Batch)
+
+	// Request makes the request that carries b. The key is in its header.
+	Request(b *spool.Batch) (*http.Request, error)
+
+	// Verdict says what an outcome means for b.
+	Verdict(b *spool.Batch, o outcome, now time.Time) Verdict
+
+	// Look makes the request that asks whether b, which is in doubt, arrived; nil
+	// if this upstream cannot be asked. Found reads the answer.
+	Look(b *spool.Batch) (*http.Request, error)
+	Found(b *spool.Batch, o outcome) finding
+	// List makes a request that succeeds if the key may read at all: after
+	// undefined it tells absent from unreadable. Listed reads the answer.
+	List() (*http.Request, error)
+	Listed(o outcome) finding
+}
+
+// finding is what reading back told about a batch in doubt.
+type finding uint8
+
+const (
+	present    finding = iota + 1 // it is there, all of it
+	absent                        // the upstream can be read, and it is not there
+	undefined                     // the upstream does not know the marker, or says so to those who may not read
+	unreadable                    // the upstream does not let itself be read
+	unanswered                    // no answer this time
+)
+
+// A Sheet collects rendered items into batches. Batches of a lane fill up in
+// turn; one is closed when the next item does not fit.
+type Sheet struct {
+	maxItems int // items a batch may have, less what Finish adds
+	maxBody  int // bytes a body may have
+	head     string
+
+	batches []*spool.Batch // in the order they were begun
+	open    [spool.Singles + 1]*spool.Batch
+	samples uint64 // of the series being rendered: they ride on its first item
+	kind    aggregator.Kind
+	items   int // of the series being rendered
+}
+
+// begin announces the items of a series.
+func (s *Sheet) begin(kind aggregator.Kind, samples uint64) {
+	s.kind, s.samples, s.items = kind, samples, 0
+}
+
+// Item adds one item, written by write, to a lane.
+func (s *Sheet) Item(lane spool.Lane, write func(dst []byte) []byte) {
+	b := s.open[lane]
+	if b == nil || len(b.Items) >= s.maxItems {
+		b = s.next(lane)
+	}
+	at := len(b.Body)
+	if len(b.Items) > 0 {
+		b.Body = append(b.Body, ',')
+		at++
+	}
+	b.Body = write(b.Body)
+	if len(b.Body) > s.maxBody && len(b.Items) > 0 { // move it to a batch of its own
+		item := b.Body[at:]
+		b.Body = b.Body[:at-1]
+		b = s.next(lane)
+		at = len(b.Body)
+		b.Body = append(b.Body, item...)
+	}
+	b.Items = append(b.Items, spool.Item{Off: uint32(at), Len: uint32(len(b.Body) - at), Kind: uint8(s.kind), Samples: s.samples})
+	s.samples = 0
+	s.items++
+}
+
+func (s *Sheet) next(lane spool.Lane) *spool.Batch {
+	b := &spool.Batch{Lane: lane, Body: append(make([]byte, 0, 4096), s.head...)}
+	s.open[lane] = b
+	s.batches = append(s.batches, b)
+	return b
+}
+
+// mark remembers how full a sheet is, so that a series that turned out not to
+// fit can be taken back whole.
+type mark struct {
+	batches     int
+	open        [spool.Singles + 1]*spool.Batch
+	items, body [spool.Singles + 1]int
+}
+
+func (s *Sheet) mark() mark {
+	m := mark{batches: len(s.batches), open: s.open}
+	for lane, b := range s.open {
+		if b != nil {
+			m.items[lane], m.body[lane] = len(b.Items), len(b.Body)
+		}
+	}
+	return m
+}
+
+func (s *Sheet) back(m mark) {
+	s.batches, s.open = s.batches[:m.batches], m.open
+	for lane, b := range s.open {
+		if b != nil {
+			b.Items, b.Body = b.Items[:m.items[lane]], b.Body[:m.body[lane]]
+		}
+	}
+}

@@ -1,0 +1,175 @@
+package forwarder
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"sluice/aggregator"
+	"sluice/spool"
+)
+
+// maxDoubts is how many batches may be in doubt before nothing else is sent.
+const maxDoubts = 16
+
+// secondLook is how long after a complete answer the upstream is looked at
+// once more: the transaction behind a complete answer is over, but the one that
+// answers reads may lag.
+const secondLook = 2 * time.Second
+
+// doubtful returns the batch in doubt that is to be looked for next, and when.
+func (f *Forwarder) doubtful() (b *spool.Batch, due time.Time) {
+	for _, have := range f.outbox.Batches() {
+		if have.State == spool.InDoubt && (b == nil || have.Due.Before(due)) {
+			b, due = &have, have.Due
+		}
+	}
+	return b, due
+}
+
+func (f *Forwarder) doubts() int {
+	n := 0
+	for _, b := range f.outbox.Batches() {
+		if b.State == spool.InDoubt {
+			n++
+		}
+	}
+	return n
+}
+
+// verify looks whether a batch in doubt has arrived, and settles it if that is
+// certain. Reads have a budget of their own (60 a minute) that this never
+// comes near: a batch is looked for twice, and after no answer not for a while.
+func (f *Forwarder) verify(ctx context.Context, header *spool.Batch) time.Duration {
+	b, err := f.outbox.Load(header.Seq)
+	if err != nil {
+		return f.trouble("read a batch in doubt", err)
+	}
+	found := unreadable
+	if f.options.Verify {
+		found = f.look(ctx, b)
+	}
+	if ctx.Err() != nil {
+		return time.Second
+	}
+	now := time.Now()
+	err = f.outbox.Update(func(tx *spool.Tx) error {
+		switch found {
+		case present:
+			f.settle(tx, b, spool.Settlement{To: spool.Delivered, At: now})
+		case absent:
+			f.notThere(tx, b, now)
+		case unanswered:
+			tx.State(b.Seq, spool.InDoubt, now.Add(max(f.options.Settle/4, time.Second)), b.Started, b.Attempts)
+		default:
+			f.giveUp(tx, b, now)
+		}
+		return nil
+	})
+	if err != nil {
+		return f.trouble("settle a batch in doubt", err)
+	}
+	f.mu.Lock()
+	if found == present {
+		f.stats.Verified++
+		f.stats.LastDelivery = now
+	}
+	if f.stats.State == "in_doubt" && f.doubts() == 0 {
+		f.stats.State = "ok"
+	}
+	f.mu.Unlock()
+	f.log.Info("looked for a batch in doubt", "batch", b.Seq, "found", found.String())
+	return 0
+}
+
+func (f finding) String() string {
+	return [...]string{"nothing", "present", "absent", "undefined", "unreadable", "unanswered"}[f]
+}
+
+// look asks the upstream.
+func (f *Forwarder) look(ctx context.Context, b *spool.Batch) finding {
+	req, err := f.upstream.Look(b)
+	if err != nil || req == nil {
+		return unreadable
+	}
+	found := f.upstream.Found(b, f.roundTrip(ctx, req))
+	if found != undefined {
+		return found
+	}
+	// A marker that was never stored is a metric nobody knows. Whether it is that
+	// or a key without the right to read shows in the list of all metrics.
+	if req, err = f.upstream.List(); err != nil {
+		return unreadable
+	}
+	return f.upstream.Listed(f.roundTrip(ctx, req))
+}
+
+// notThere acts on a batch that the upstream does not have: the first time it
+// waits and looks again, the second time the batch is sent again.
+func (f *Forwarder) notThere(tx *spool.Tx, b *spool.Batch, now time.Time) {
+	if f.looks[b.Seq]++; f.looks[b.Seq] < 2 {
+		wait := f.options.Settle
+		if b.Due.Before(b.Started.Add(f.options.Settle)) { // there was a complete answer
+			wait = secondLook
+		}
+		tx.State(b.Seq, spool.InDoubt, now.Add(wait), b.Started, b.Attempts)
+		return
+	}
+	delete(f.looks, b.Seq)
+	// A batch that fails again and again must not take the budget of the others.
+	wait := min(time.Second<<min(b.Attempts, 6), heldProbe)
+	tx.State(b.Seq, spool.Queued, now.Add(wait), b.Started, b.Attempts)
+}
+
+// resentTable names the batches that are sent once more unverified, by sequence.
+const resentTable = "resent"
+
+func resentKey(b *spool.Batch) string { return strconv.FormatUint(b.Seq, 10) }
+
+// settle ends a batch and forgets what was kept about it.
+func (f *Forwarder) settle(tx *spool.Tx, b *spool.Batch, s spool.Settlement) {
+	tx.Settle(b.Seq, s)
+	if f.outbox.Get(resentTable, resentKey(b)) != nil {
+		tx.Delete(resentTable, resentKey(b))
+	}
+	delete(f.looks, b.Seq)
+}
+
+// repeatable tells whether sending a series of that kind again changes nothing.
+func repeatable(k aggregator.Kind) bool { return k == aggregator.Gauge || k == aggregator.Set }
+
+// giveUp settles a batch in doubt that cannot be looked for. Gauges and sets
+// are sent once more, which changes nothing if they had arrived. Counters and
+// distributions are dropped unless the upstream is configured to resend: one
+// lost window is bounded, and doubling, where each attempt may commit and time
+// out, is not.
+func (f *Forwarder) giveUp(tx *spool.Tx, b *spool.Batch, now time.Time) {
+	resent := f.outbox.Get(resentTable, resentKey(b)) != nil
+	harmless := part(b, func(_ int, i spool.Item) bool {
+		return repeatable(aggregator.Kind(i.Kind))
+	})
+	rest := part(b, func(_ int, i spool.Item) bool {
+		return !repeatable(aggregator.Kind(i.Kind))
+	})
+	drop := spool.Settlement{To: spool.Dropped, Reason: "unverified", At: now}
+	switch {
+	case harmless == nil && rest == nil: // a hello
+		tx.State(b.Seq, spool.Queued, now, b.Started, b.Attempts)
+		return
+	case resent || harmless == nil && !f.options.Resend:
+		f.settle(tx, b, drop)
+		f.log.Error("a batch in doubt cannot be verified and is dropped", "batch", b.Seq, "items", len(b.Items))
+		return
+	case rest == nil || f.options.Resend:
+		tx.Put(resentTable, resentKey(b), []byte{1})
+		tx.State(b.Seq, spool.Queued, now, b.Started, b.Attempts)
+		return
+	}
+	f.sealBatch(tx, harmless, now)
+	tx.Put(resentTable, resentKey(harmless), []byte{1})
+	f.sealBatch(tx, rest, now)
+	tx.Settle(rest.Seq, drop)
+	f.settle(tx, b, spool.Settlement{To: spool.Replaced, At: now})
+	f.log.Error("a batch in doubt cannot be verified: its gauges and sets are sent again, the rest is dropped",
+		"batch", b.Seq, "dropped", len(rest.Items)-1)
+}
