@@ -24,8 +24,12 @@ type Guard struct {
 }
 
 // openPaths are free of the guard: they tell no more than that an agent is
-// there, and whoever probes them cannot always send headers.
-var openPaths = []string{"/up", "/health", "/healthz", "/readyz"}
+// there, and SDKs ask for them by whatever name they were given. keylessPaths
+// need no token, for probes have none.
+var (
+	openPaths    = []string{"/up", "/health"}
+	keylessPaths = []string{"/healthz", "/readyz"}
+)
 
 // Wrap puts the guard in front of next.
 func (g Guard) Wrap(next http.Handler) http.Handler {
@@ -48,7 +52,7 @@ func (g Guard) Wrap(next http.Handler) http.Handler {
 			HTTPError(w, http.StatusForbidden, "cross_origin", "requests that a page of another site causes are refused")
 			return
 		}
-		if g.Token != "" {
+		if g.Token != "" && !slices.Contains(keylessPaths, r.URL.Path) {
 			sent, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 			sum := sha256.Sum256([]byte(strings.TrimSpace(sent)))
 			if !ok || subtle.ConstantTimeCompare(sum[:], token[:]) != 1 {
