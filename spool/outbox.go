@@ -173,7 +173,7 @@ func (o *Outbox) Load(seq uint64) (*Batch, error) {
 	})
 	if err == nil && !found {
 		err = ErrGone // settled in between, or sealed by an Update that is not over
-		if i, ok = o.state().find(seq); ok {
+		if _, ok := o.state().find(seq); ok {
 			err = fmt.Errorf("%w: no content", ErrDamaged)
 		}
 	}

@@ -82,7 +82,9 @@ func (d *folder) openTail(g *segment, maxSize int64) error {
 	}
 	db.AllocSize = int(min(allocSize, max(maxSize/8, 4096)))
 	g.db = db
-	g.size = d.size(g.name())
+	if g.size == 0 { // later only put changes it, under Spool.mu: Stats may be reading it
+		g.size = d.size(g.name())
+	}
 	return nil
 }
 
@@ -98,7 +100,9 @@ func (d *folder) openOld(g *segment) error {
 		return err
 	}
 	g.db = db
-	g.size = d.size(g.name())
+	if g.size == 0 { // later only put changes it, under Spool.mu: Stats may be reading it
+		g.size = d.size(g.name())
+	}
 	return nil
 }
 

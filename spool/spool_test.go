@@ -453,11 +453,11 @@ func TestNewUpstream(t *testing.T) {
 	opt := small(t)
 	s := attach(t, opt, "a")
 	mustAppend(t, s, 1, t0, content(1, 1, 10))
-	b := s.Outbox("b")
+	s.Outbox("b")
 	mustAppend(t, s, 2, t0, content(2, 1, 10))
 	s.Close()
 	s = attach(t, opt, "a", "b")
-	b = s.Outbox("b")
+	b := s.Outbox("b")
 	if got, want := b.Pending(), (Pending{{2, Open}}); !slices.Equal(got, want) {
 		t.Errorf("Pending() = %v, want %v", got, want)
 	}
@@ -514,7 +514,7 @@ func TestCheck(t *testing.T) {
 	unclean := filepath.Join(t.TempDir(), "unclean")
 	exec.Command("cp", "-a", opt.Dir, unclean).Run() // keeps the times of change
 	s.Close()
-	s = attach(t, opt, "flux")
+	attach(t, opt, "flux")
 	if len(checked) != 0 {
 		t.Errorf("after a clean stop %v are checked", checked)
 	}
