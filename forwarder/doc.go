@@ -49,9 +49,18 @@
 //  3. If the last request failed, or the budget is spent: wait.
 //  4. A queued batch that is due is sent. That it is being sent, and when, is on
 //     disk before its first byte leaves. One request is in flight at a time.
-//  5. If nothing is queued: render the oldest windows owed, as much as there are slots
-//     for requests now, and seal it. The ranges of what is owed move in the same
-//     transaction. A window that does not fit is left in its midst (spool.Group).
+//  5. If nothing is queued: plan, render what the plan says, as much as a minute's
+//     requests hold, and seal it. The ranges of what is owed move in the same
+//     transaction. What of a plan's group does not fit is left for the next turn,
+//     which goes on behind the last series that was sealed (spool.Group).
+//
+// # A plan
+//
+// plan is a pure function of the index of what is owed ([Need]). Windows of the
+// last two minutes and of this one are live and go first; older ones are backlog.
+// For each of the two it chooses a rung of the ladder (docs/reliability.md, "What is
+// sent when it does not fit"): the finest that the budget has room for. A group is
+// one stretch of windows and its rung; it is ended before another is begun.
 //
 // Rendering is late on purpose: what is not sealed can still be merged or evicted.
 // Windows that are evicted while they are rendered are found out when the
@@ -62,7 +71,7 @@
 //	requests      Options.RequestsPerMinute in any 60 s, however long each takes
 //	items         Options.ItemsPerRequest, the marker among them
 //	body          fluxBody, 4 MiB less 4 KiB
-//	points        fixedPoints a distribution and window, fewer if Options.Points is less
+//	points        Options.Points a distribution and bucket, fewer on lower rungs
 //	outbox        outboxMax bytes of sealed batches; nothing is sealed beyond
 //	doubts        maxDoubts batches; beyond nothing is sent
 //	answer        maxAnswer bytes are read of it

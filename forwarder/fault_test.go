@@ -162,18 +162,20 @@ func wantEffects(t *testing.T, got map[string]effect, want func(k aggregator.Kin
 // Where the upstream can be read, no fault loses or doubles anything, but for
 // what the upstream refuses for good.
 func TestFaultsVerified(t *testing.T) {
-	for i, c := range faults {
-		t.Run(fmt.Sprintf("%d %s", i, c.fault), func(t *testing.T) {
-			simulate(t, testOptions(), fluxtest.Options{}, func(t *testing.T, r *rig) {
-				got := meet(t, r, c)
-				wantEffects(t, got, func(k aggregator.Kind) effect {
-					if c.gone != "" && k != aggregator.Set {
-						return effect{lost: 1}
-					}
-					return effect{}
+	for name, dialect := range map[string]fluxtest.Dialect{Hosted: fluxtest.Hosted, SelfHosted: fluxtest.SelfHosted} {
+		for i, c := range faults {
+			t.Run(fmt.Sprintf("%s/%d %s", name, i, c.fault), func(t *testing.T) {
+				simulate(t, testOptions(), fluxtest.Options{Dialect: dialect}, func(t *testing.T, r *rig) {
+					got := meet(t, r, c)
+					wantEffects(t, got, func(k aggregator.Kind) effect {
+						if c.gone != "" && (k != aggregator.Set || name == SelfHosted) { // hosted sets have batches of their own
+							return effect{lost: 1}
+						}
+						return effect{}
+					})
 				})
 			})
-		})
+		}
 	}
 }
 
@@ -188,7 +190,7 @@ func TestFaultsUnverified(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("resend=%v/%d %s", resend, i, c.fault), func(t *testing.T) {
 				o := testOptions()
-				o.Resend = resend
+				o.Resend, o.Verify = resend, false
 				// A batch that is sent again on purpose may be stored twice.
 				f := fluxtest.Options{Dialect: fluxtest.SelfHosted, Allow: []fluxtest.Rule{fluxtest.RuleTwice}}
 				simulate(t, o, f, func(t *testing.T, r *rig) {

@@ -48,11 +48,12 @@ const timestamp = "2006-01-02T15:04:05.000Z"
 
 // flux speaks to Flux.
 type flux struct {
-	options Options
-	agent   string // identity of this agent
-	dialect string // "" while it is not known
-	names   names
-	points  []float64 // scratch
+	options    Options
+	agent      string // identity of this agent
+	generation string // of its outbox; sequences begin anew with it
+	dialect    string // "" while it is not known
+	names      names
+	points     []float64 // scratch
 }
 
 func (f *flux) Known() bool { return f.dialect != "" }
@@ -64,60 +65,68 @@ func (f *flux) Hello(to *Sheet, at time.Time) {
 	})
 }
 
-func (f *flux) Render(to *Sheet, at time.Time, s aggregator.Series, v *aggregator.Value) {
+func (f *flux) Render(to *Sheet, b *Bucket, s aggregator.Series, v *aggregator.Value) {
 	switch v.Kind() {
 	case aggregator.Counter:
-		f.item(to, s, at, "", aggregator.Counter, v.AppendTotal)
+		f.item(to, s, b.At, "", aggregator.Counter, v.AppendTotal)
 	case aggregator.Gauge:
-		f.item(to, s, at, "", aggregator.Gauge, float(v.Last()))
+		if !b.Deltas {
+			f.item(to, s, b.At, "", aggregator.Gauge, float(v.Last()))
+		}
 	case aggregator.Set:
-		f.set(to, s, at, v)
+		f.set(to, b, s, v)
 	case aggregator.Distribution:
-		f.distribution(to, s, at, v)
+		f.distribution(to, b, s, v)
 	}
 }
 
-// set renders the members, in a lane of their own, where strings are taken; else
-// their number.
-func (f *flux) set(to *Sheet, s aggregator.Series, at time.Time, v *aggregator.Value) {
+// set renders the members, in a lane of their own, where strings are taken and
+// the budget allows; else their number.
+func (f *flux) set(to *Sheet, b *Bucket, s aggregator.Series, v *aggregator.Value) {
 	n, exact := v.Unique()
-	if !exact || f.dialect != Hosted {
-		f.item(to, s, at, ".unique", aggregator.Gauge, func(dst []byte) []byte { return strconv.AppendUint(dst, n, 10) })
+	if !exact || f.dialect != Hosted || b.Rung.unique && n > b.LargeSet {
+		if !b.Deltas || f.dialect != Hosted { // the number of a part says nothing, but it is all there is
+			f.item(to, s, b.At, ".unique", aggregator.Gauge, func(dst []byte) []byte { return strconv.AppendUint(dst, n, 10) })
+		}
 		return
 	}
 	name := f.names.claim(s.Name(), "", aggregator.Set, "set")
 	for m := range v.Members() {
 		to.Item(spool.Sets, func(dst []byte) []byte {
-			return f.object(dst, s, at, name, aggregator.Set, func(dst []byte) []byte { return quote(dst, m) })
+			return f.object(dst, s, b.At, name, aggregator.Set, func(dst []byte) []byte { return quote(dst, m) })
 		})
 	}
 }
 
 // distribution renders the points, from which the upstream makes its own
 // averages and percentiles, and the exact scalars.
-func (f *flux) distribution(to *Sheet, s aggregator.Series, at time.Time, v *aggregator.Value) {
-	f.points = appendPoints(f.points[:0], v, min(f.options.Points, fixedPoints))
+func (f *flux) distribution(to *Sheet, b *Bucket, s aggregator.Series, v *aggregator.Value) {
+	f.points = appendPoints(f.points[:0], v, b.Rung.points)
 	if len(f.points) > 0 {
 		name := f.names.claim(s.Name(), "", aggregator.Distribution, s.Kind().String())
 		for _, p := range f.points {
 			to.Item(spool.Metrics, func(dst []byte) []byte {
-				return f.object(dst, s, at, name, aggregator.Distribution, float(p))
+				return f.object(dst, s, b.At, name, aggregator.Distribution, float(p))
 			})
 		}
 	}
 	for _, name := range f.options.Scalars {
+		adds := name == "count" || name == "sum"
+		if !adds && (b.Deltas || b.Rung.few) {
+			continue
+		}
 		switch name {
 		case "count":
-			f.item(to, s, at, ".count", aggregator.Counter, v.AppendCount)
+			f.item(to, s, b.At, ".count", aggregator.Counter, v.AppendCount)
 		case "sum":
-			f.item(to, s, at, ".sum", aggregator.Counter, v.AppendSum)
+			f.item(to, s, b.At, ".sum", aggregator.Counter, v.AppendSum)
 		case "min":
-			f.item(to, s, at, ".min", aggregator.Gauge, float(v.Min()))
+			f.item(to, s, b.At, ".min", aggregator.Gauge, float(v.Min()))
 		case "max":
-			f.item(to, s, at, ".max", aggregator.Gauge, float(v.Max()))
+			f.item(to, s, b.At, ".max", aggregator.Gauge, float(v.Max()))
 		default: // p50, p95, p99: checked by configs
 			percent, _ := strconv.ParseFloat(name[1:], 64)
-			f.item(to, s, at, "."+name, aggregator.Gauge, float(v.Quantile(percent/100)))
+			f.item(to, s, b.At, "."+name, aggregator.Gauge, float(v.Quantile(percent/100)))
 		}
 	}
 }
@@ -195,7 +204,7 @@ func (f *flux) Request(b *spool.Batch) (*http.Request, error) {
 	req.GetBody = nil // what the HTTP library cannot read again it cannot send again
 	req.Header.Set("Content-Type", "application/json")
 	// Not Idempotency-Key: Go's client takes that as leave to repeat a POST.
-	req.Header.Set("Sluice-Batch", fmt.Sprintf("%s-%d", f.agent, b.Seq))
+	req.Header.Set("Sluice-Batch", fmt.Sprintf("%s-%s-%d", f.agent, f.generation, b.Seq))
 	f.authorize(req)
 	return req, nil
 }
@@ -232,12 +241,17 @@ func countFlux(body []byte) (accepted, rejected int, dialect string, ok bool) {
 }
 
 // Look asks for the highest marker in the batch's slot within the minute it was
-// sealed in. The self-hosted server knows only metrics that were defined
-// through its single-item endpoint, so there nothing can be concluded yet; nor
-// from the server at another address than the one that the batch went to.
+// sealed in; of a self-hosted server, which knows no such query, for the last
+// one in the slot.
 func (f *flux) Look(b *spool.Batch) (*http.Request, error) {
-	if b.Dialect != Hosted || b.URL != f.options.URL {
+	switch {
+	case b.URL != f.options.URL, b.Dialect == "":
 		return nil, nil
+	case b.Dialect == SelfHosted:
+		return f.get("/last?" + url.Values{
+			"name":  {fluxMarker},
+			"query": {fmt.Sprintf(`{"agent":%q,"slot":%q}`, f.agent, f.slot(b))},
+		}.Encode())
 	}
 	from := b.Sealed.UTC().Truncate(time.Minute)
 	q := url.Values{
@@ -248,16 +262,13 @@ func (f *flux) Look(b *spool.Batch) (*http.Request, error) {
 		"tags[agent]": {f.agent},
 		"tags[slot]":  {f.slot(b)},
 	}
-	req, err := http.NewRequest(http.MethodGet, f.options.URL+fluxListPath+"/"+fluxMarker+"/query?"+q.Encode(), nil)
-	if err != nil {
-		return nil, err
-	}
-	f.authorize(req)
-	return req, nil
+	return f.get("/" + fluxMarker + "/query?" + q.Encode())
 }
 
-func (f *flux) List() (*http.Request, error) {
-	req, err := http.NewRequest(http.MethodGet, f.options.URL+fluxListPath, nil)
+func (f *flux) List() (*http.Request, error) { return f.get("") }
+
+func (f *flux) get(path string) (*http.Request, error) {
+	req, err := http.NewRequest(http.MethodGet, f.options.URL+fluxListPath+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -286,10 +297,12 @@ func (f *flux) Found(b *spool.Batch, o outcome) finding {
 	switch {
 	case silent(o):
 		return unanswered
-	case o.status == 404:
+	case o.status == 404 && b.Dialect == Hosted:
 		return undefined
 	case o.status >= 300:
 		return unreadable
+	case b.Dialect == SelfHosted:
+		return foundLast(b, o.body)
 	}
 	var answer struct {
 		Data *struct {
@@ -307,4 +320,21 @@ func (f *flux) Found(b *spool.Batch, o outcome) finding {
 		}
 	}
 	return absent
+}
+
+// foundLast reads the self-hosted server's answer, {"timestamp","value"} with
+// nulls where there is no point. A later batch of the slot hides an earlier one.
+func foundLast(b *spool.Batch, body []byte) finding {
+	var answer map[string]json.RawMessage
+	var value *float64
+	if json.Unmarshal(body, &answer) != nil || answer["value"] == nil || json.Unmarshal(answer["value"], &value) != nil {
+		return unreadable
+	}
+	switch {
+	case value == nil || *value < float64(b.Seq):
+		return absent
+	case *value == float64(b.Seq):
+		return present
+	}
+	return unreadable
 }

@@ -18,7 +18,7 @@ import (
 )
 
 func newFlux(dialect string) *flux {
-	return &flux{options: testOptions(), agent: "00c0ffee00c0ffee", dialect: dialect, names: names{uses: make(map[string]use)}}
+	return &flux{options: testOptions(), agent: "00c0ffee00c0ffee", generation: "0123456789abcdef", dialect: dialect, names: names{uses: make(map[string]use)}}
 }
 
 func newSheet(maxItems int) *Sheet {
@@ -32,7 +32,7 @@ func renderAll(t testing.TB, f *flux, sheet *Sheet, s *source) {
 	m := aggregator.Merge(f.options.MaxSetMembers, nil, s.reader())
 	for series, v := range m.All() {
 		sheet.begin(v.Kind(), v.Samples())
-		f.Render(sheet, at, series, v)
+		f.Render(sheet, &Bucket{At: at, Rung: rung{points: fewPoints}}, series, v)
 	}
 	if err := m.Err(); err != nil {
 		t.Fatal(err)
@@ -136,7 +136,7 @@ func TestHelloAndMarkerGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := req.Header.Get("Sluice-Batch"), "00c0ffee00c0ffee-130"; got != want {
+	if got, want := req.Header.Get("Sluice-Batch"), "00c0ffee00c0ffee-0123456789abcdef-130"; got != want {
 		t.Errorf("Sluice-Batch = %q, want %q", got, want)
 	}
 	if req.GetBody != nil || req.Header.Get("Idempotency-Key") != "" || req.Header.Get("X-Idempotency-Key") != "" {
@@ -162,7 +162,7 @@ func TestHelloAndMarkerGolden(t *testing.T) {
 func TestLookWhereNothingCanBeConcluded(t *testing.T) {
 	f := newFlux(Hosted)
 	for _, b := range []spool.Batch{
-		{Seq: 1, URL: f.options.URL, Dialect: SelfHosted}, {Seq: 1, URL: f.options.URL}, {Seq: 1, URL: "http://other.test", Dialect: Hosted},
+		{Seq: 1, URL: f.options.URL}, {Seq: 1, URL: "http://other.test", Dialect: Hosted}, {Seq: 1, URL: "http://other.test", Dialect: SelfHosted},
 	} {
 		if req, err := f.Look(&b); req != nil || err != nil {
 			t.Errorf("Look(%+v) = %v, %v, want nothing", b, req, err)
@@ -170,8 +170,37 @@ func TestLookWhereNothingCanBeConcluded(t *testing.T) {
 	}
 }
 
+// The self-hosted server tells the last point of a series. A later batch of the
+// same slot hides an earlier one: then nothing can be concluded.
+func TestFoundSelfHosted(t *testing.T) {
+	f, b := newFlux(SelfHosted), &spool.Batch{Seq: 130, Dialect: SelfHosted, URL: "http://flux.test"}
+	look, err := f.Look(b)
+	want := "http://flux.test/api/v1/metrics/last?name=sluice.delivery&query=%7B%22agent%22%3A%2200c0ffee00c0ffee%22%2C%22slot%22%3A%222%22%7D"
+	if err != nil || look.URL.String() != want {
+		t.Errorf("Look = %v, %v, want %s", look.URL, err, want)
+	}
+	for answer, want := range map[string]finding{
+		`{"timestamp":"2026-01-01T12:00:00Z","value":130}`: present,
+		`{"timestamp":"2026-01-01T12:00:00Z","value":66}`:  absent,
+		`{"timestamp":null,"value":null}`:                  absent,
+		`{"timestamp":"2026-01-01T12:00:00Z","value":194}`: unreadable,
+		`{"timestamp":"2026-01-01T12:00:00Z"}`:             unreadable,
+		`{"value":"130"}`:                                  unreadable,
+		`{}`:                                               unreadable,
+		`[]`:                                               unreadable,
+		`<html>`:                                           unanswered,
+	} {
+		if got := f.Found(b, outcome{status: 200, body: []byte(answer)}); got != want {
+			t.Errorf("Found(%s) = %s, want %s", answer, got, want)
+		}
+	}
+	if got := f.Found(b, outcome{status: 404, body: []byte(`{}`)}); got != unreadable {
+		t.Errorf("Found(status 404) = %s, want unreadable: the server has no such query", got)
+	}
+}
+
 func TestFound(t *testing.T) {
-	f, b := newFlux(Hosted), &spool.Batch{Seq: 130}
+	f, b := newFlux(Hosted), &spool.Batch{Seq: 130, Dialect: Hosted}
 	for answer, want := range map[string]finding{
 		`{"data":{"series":[{"timestamp":"2026-01-01T12:00:00Z","value":130}]}}`: present,
 		`{"data":{"series":[{"value":66},{"value":130}]}}`:                       present,
@@ -521,7 +550,7 @@ func BenchmarkRender(b *testing.B) {
 				for b.Loop() {
 					sheet.batches, sheet.open = sheet.batches[:0], [spool.Singles + 1]*spool.Batch{}
 					sheet.begin(k, 1)
-					f.Render(sheet, t0, series, v)
+					f.Render(sheet, &Bucket{At: t0, Rung: rung{points: fewPoints}}, series, v)
 					items = sheet.items
 				}
 				b.ReportMetric(float64(items), "items/op")

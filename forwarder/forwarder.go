@@ -33,6 +33,8 @@ type Options struct {
 	Scalars           []string      // of count, sum, min, max, p50, p95, p99
 	Only, Except      []string      // name globs; empty Only is all
 	MaxSetMembers     int
+	Interval          time.Duration // of the windows; divides a minute
+	CatchUp           time.Duration // within which a backlog is to be drained
 
 	Transport http.RoundTripper // nil: a new connection for each request
 	Log       *slog.Logger      // nil: none
@@ -59,7 +61,10 @@ type Forwarder struct {
 	ready     bool // recover has been called
 	backoff   *backoff.ExponentialBackOff
 	notBefore time.Time      // no request before, because the last one failed
+	draining  time.Time      // since when a backlog is being drained; zero if none is
 	looks     map[uint64]int // how often a batch in doubt has been looked for
+	reads     *budget        // of looks
+	doubt     int            // items that an outbox that was lost may have sent of what is pending
 
 	mu     sync.Mutex // guards the fields below
 	budget *budget
@@ -76,6 +81,11 @@ type Stats struct {
 
 	RequestsUsed, RequestsAllowed int // in the last minute
 	ItemsUsed                     int // with them
+
+	Width, BacklogWidth time.Duration // that new windows, old ones are rendered at
+	Points              int           // most per distribution of new windows
+	Behind              int           // windows that are backlog
+	Drained             time.Duration // estimate until there is none
 
 	Requests, Items uint64 // made and sent since start
 	Retries         uint64 // requests that were not the first for their batch
@@ -106,6 +116,7 @@ func New(o Options, s *spool.Spool) *Forwarder {
 	f.backoff = backoff.NewExponentialBackOff(backoff.WithInitialInterval(time.Second), backoff.WithMultiplier(2),
 		backoff.WithRandomizationFactor(1), backoff.WithMaxInterval(time.Minute), backoff.WithMaxElapsedTime(0))
 	f.budget = newBudget(o.RequestsPerMinute, nil, time.Now())
+	f.reads = newBudget(looksPerMinute, nil, time.Now())
 	f.stats = Stats{Name: o.Name, Type: "flux", URL: o.URL, Dialect: o.Dialect, State: "ok", RequestsAllowed: o.RequestsPerMinute}
 	return f
 }
@@ -158,7 +169,8 @@ func (f *Forwarder) turn(ctx context.Context) time.Duration {
 		}
 	}
 	if b, due := f.doubtful(); b != nil {
-		if wait := due.Sub(now); wait > 0 && f.doubts() < maxDoubts {
+		wait := max(due.Sub(now), f.reads.next(now).Sub(now))
+		if wait > 0 && f.doubts() < maxDoubts {
 			return min(wait, f.next(ctx, now)) // the lane goes on meanwhile
 		} else if wait > 0 {
 			return wait
@@ -175,7 +187,7 @@ func (f *Forwarder) next(ctx context.Context, now time.Time) time.Duration {
 		return wait
 	}
 	f.mu.Lock()
-	slot, left := f.budget.next(now), f.budget.left(now)
+	slot := f.budget.next(now)
 	f.mu.Unlock()
 	if wait := slot.Sub(now); wait > 0 {
 		return wait
@@ -192,7 +204,7 @@ func (f *Forwarder) next(ctx context.Context, now time.Time) time.Duration {
 	if queued || f.outbox.Bytes() >= outboxMax {
 		return max(wait, time.Second) // not less: a batch that is due but cannot be read
 	}
-	sealed, err := f.seal(now, left)
+	sealed, again, err := f.seal(now, f.limit()) // a minute's worth: parts of requests would waste them
 	switch {
 	case errors.Is(err, spool.ErrStale):
 		f.log.Debug("windows were evicted while they were rendered", "error", err)
@@ -202,13 +214,28 @@ func (f *Forwarder) next(ctx context.Context, now time.Time) time.Duration {
 	case sealed:
 		return 0
 	}
-	return idle
+	return min(max(again, time.Millisecond), idle)
+}
+
+// limit is how many requests a minute may have.
+func (f *Forwarder) limit() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.budget.limit
+}
+
+// notePlan keeps what the last plan decided, for status.
+func (f *Forwarder) notePlan(p Plan) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stats.Width, f.stats.BacklogWidth, f.stats.Points = p.Live.width, p.Backlog.width, p.Live.points
+	f.stats.Behind, f.stats.Drained = p.Behind, p.Drained
 }
 
 // recover takes up what an earlier process left: the dialect, the names, the
 // request log, and batches that were being sent when it died.
 func (f *Forwarder) recover(now time.Time) error {
-	f.upstream.agent = f.spool.Identity()
+	f.upstream.agent, f.upstream.generation = f.spool.Identity(), f.outbox.Generation()
 	if f.options.Dialect == "" {
 		f.learn(string(f.outbox.Get(stateTable, f.dialectKey())))
 	}
@@ -217,6 +244,12 @@ func (f *Forwarder) recover(now time.Time) error {
 		if len(u) == len(use{}) {
 			f.upstream.names.uses[name] = use(u)
 		}
+	}
+	f.doubt = 0
+	if f.outbox.Doubtful() > 0 && string(f.outbox.Get(stateTable, doubtKey)) != f.outbox.Generation() {
+		// The ranges are those of the newest record. Since then, for no longer than
+		// one window, the lost outbox may have sealed what one turn takes.
+		f.doubt = f.options.RequestsPerMinute * f.options.ItemsPerRequest
 	}
 	times := f.outbox.Requests()
 	if len(times) == 0 && f.outbox.Doubtful() > 0 {
@@ -252,8 +285,12 @@ func (f *Forwarder) recover(now time.Time) error {
 	return nil
 }
 
-// stateTable holds single values: the dialect that was learnt, of each address.
-const stateTable = "state"
+// stateTable holds single values: the dialect that was learnt, of each address;
+// and the generation whose doubts about a lost outbox are settled.
+const (
+	stateTable = "state"
+	doubtKey   = "doubt"
+)
 
 func (f *Forwarder) dialectKey() string { return "dialect " + f.options.URL }
 
@@ -394,6 +431,7 @@ func (f *Forwarder) learns(v Verdict) bool {
 // conclude tells what a verdict changed.
 func (f *Forwarder) conclude(b *spool.Batch, v Verdict, state string, now time.Time) {
 	if v.Is != Delivered {
+		f.draining = time.Time{} // CatchUp begins when the upstream is back
 		f.fail(state, v.Reason)
 		if v.Is == Refused || v.Is == TooLarge {
 			f.log.Error("the upstream refused a batch", "batch", b.Seq, "items", len(b.Items), "answer", v.Reason)

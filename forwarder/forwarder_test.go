@@ -365,6 +365,14 @@ func TestBigSeriesGoesAlone(t *testing.T) {
 		r.count(time.Now(), "before", "", 1) // in key order shorter names come first
 		r.count(time.Now(), "a", "", 1)
 		r.next()
+		err := r.f.outbox.Update(func(tx *spool.Tx) error { // what a plan may have begun when the budget was larger
+			g := rung{width: interval, points: fewPoints}.group(spool.Range{From: 1, To: 2})
+			tx.Progress(nil, &g)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 		r.run(time.Second)
 		if got := r.f.outbox.Ledger().Sealed[aggregator.Set].Items; got != 1000 && got != 0 {
 			t.Errorf("%d members are sealed, want all or none", got)
@@ -480,7 +488,9 @@ func TestEviction(t *testing.T) {
 // Windows that are evicted between rendering and storing are not sealed, for
 // they have been booked as dropped by then.
 func TestEvictedWhileRendering(t *testing.T) {
-	simulate(t, testOptions(), fluxtest.Options{}, func(t *testing.T, r *rig) {
+	o := testOptions()
+	o.RequestsPerMinute = 1000 // all fits as it is
+	simulate(t, o, fluxtest.Options{RequestsPerMinute: 1000}, func(t *testing.T, r *rig) {
 		r.spool.Close()
 		r.storage.MaxBytes, r.storage.SegmentBytes = 3<<20, 256<<10
 		r.open(r.storage.Dir)
@@ -492,9 +502,8 @@ func TestEvictedWhileRendering(t *testing.T) {
 			r.close()
 		}
 		now := time.Now()
-		round := &round{forwarder: r.f, slots: 1000, start: r.f.outbox.Pending(), pending: r.f.outbox.Pending(),
-			sheet: &Sheet{maxItems: 498, maxBody: fluxBody, head: fluxHead}}
-		if err := round.render(); err != nil || round.pending[0].From != r.spool.Next() {
+		round := r.f.newRound(1000)
+		if err := round.render(now); err != nil || round.pending[0].From != r.spool.Next() {
 			t.Fatalf("render: %v, still pending %v", err, round.pending)
 		}
 		for i := rendered; r.ledger().Dropped["spool_full"][aggregator.Counter].Samples == 0; i++ {
@@ -704,8 +713,52 @@ func BenchmarkSeal(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.StartTimer()
-		if ok, err := f.seal(time.Now(), 10); !ok || err != nil {
+		if ok, _, err := f.seal(time.Now(), 10); !ok || err != nil {
 			b.Fatal(ok, err)
 		}
 	}
+}
+
+// Of a backlog, an outbox that was lost can have sent no more than one turn's
+// worth since the newest record: the rest is delivered.
+func TestOutboxLostWithBacklog(t *testing.T) {
+	simulate(t, testOptions(), fluxtest.Options{}, func(t *testing.T, r *rig) {
+		r.count(time.Now(), "begin", "", 1)
+		r.next()
+		r.run(time.Minute)
+		r.flux.Pause()
+		const windows, series = 60, 300
+		for range windows {
+			for i := range series {
+				r.count(time.Now(), "backlog", fmt.Sprintf("n:%d", i), 1)
+			}
+			r.next()
+		}
+		waiting := r.ledger().Queued[aggregator.Counter].Samples // in batches, which go with the outbox
+		if err := r.spool.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(filepath.Join(r.storage.Dir, "outbox.db")); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.flux.Resume(); err != nil {
+			t.Fatal(err)
+		}
+		r.open(r.storage.Dir)
+		r.run(time.Hour)
+		l := r.settled()
+		gone := l.Dropped["outbox_lost"][aggregator.Counter].Samples
+		if turn := uint64(r.options.RequestsPerMinute * r.options.ItemsPerRequest * 6); gone == 0 || gone > turn { // six windows of a minute merge into one item
+			t.Errorf("%d samples dropped as outbox_lost, want 1 to %d", gone, turn)
+		}
+		var stored float64
+		for _, s := range r.flux.Series() {
+			if s.Name == "backlog" {
+				stored += r.flux.CounterTotal("backlog", "n:"+s.Tags["n"]).Float
+			}
+		}
+		if got := uint64(stored) + gone + waiting; got != windows*series {
+			t.Errorf("%v stored, %d dropped and %d lost in batches, want %d in all", stored, gone, waiting, windows*series)
+		}
+	})
 }

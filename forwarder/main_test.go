@@ -145,9 +145,10 @@ type rig struct {
 
 func testOptions() Options {
 	return Options{
+		Interval: interval, CatchUp: 15 * time.Minute,
 		Name: "flux", URL: "http://flux.test", Key: fluxtest.Key, Version: "test",
 		RequestsPerMinute: 10, ItemsPerRequest: 499, Timeout: 120 * time.Second,
-		Verify: true, Settle: time.Minute, Points: 100, Scalars: allScalars, MaxSetMembers: 10_000,
+		Verify: true, Settle: time.Minute, Points: fewPoints, Scalars: allScalars, MaxSetMembers: 10_000,
 	}
 }
 
@@ -338,7 +339,7 @@ func (r *rig) exact(w *tally) {
 	if got, want := len(r.flux.Points("lat")), 5*len(w.windows); got != want {
 		r.t.Errorf("upstream has %d points of lat, want %d", got, want)
 	}
-	if got, want := len(r.flux.Points("busy")), fixedPoints*len(w.windows); got != want {
+	if got, want := len(r.flux.Points("busy")), fewPoints*len(w.windows); got != want {
 		r.t.Errorf("upstream has %d points of busy, want %d", got, want)
 	}
 	if got := r.flux.CounterTotal("busy.count").Float; got != float64(300*len(w.windows)) {

@@ -2,11 +2,6 @@ package forwarder
 
 import "sluice/aggregator"
 
-// fixedPoints is how many values stand for one distribution in one window.
-// It is the least at which the upstream's own percentiles are of use; with the
-// scalars beside them 18 busy distributions fill a batch.
-const fixedPoints = 20
-
 // appendPoints chooses at most k values that stand for a distribution: all of
 // them if there are no more and none weighs more than another; else the means of
 // k slices of equal weight, so that the mean of the points is the distribution's.

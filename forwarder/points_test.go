@@ -184,7 +184,7 @@ func BenchmarkPoints(b *testing.B) {
 				b.ReportAllocs()
 				var dst []float64
 				for b.Loop() {
-					dst = appendPoints(dst[:0], v, fixedPoints)
+					dst = appendPoints(dst[:0], v, fewPoints)
 				}
 			})
 		})

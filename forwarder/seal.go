@@ -1,8 +1,11 @@
 package forwarder
 
 import (
+	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -10,11 +13,36 @@ import (
 	"sluice/spool"
 )
 
-// roundWindows bounds the windows of one round, for a round is one
-// transaction and its rendered bytes are in memory.
-const roundWindows = 1000
+// pieceBytes bounds what is read of a bucket at once, as stored. A bucket of
+// more is rendered in pieces, each at the time of its first window: so counters,
+// points and members add up upstream all the same, and the last gauge is the last.
+const pieceBytes = 32 << 20
 
-// A round renders pending windows onto a sheet until the sheet has as many
+// roundGroups bounds the groups of one round, for a round is one transaction.
+const roundGroups = 256
+
+// A Bucket is what becomes one value per series: the windows within one
+// stretch of the group's width.
+type Bucket struct {
+	// At is the start of its first window, the timestamp of its items. That is the
+	// bucket's start, unless what came before has been sent or was never there: a
+	// gauge at the bucket's start would then stand before an older one.
+	At   time.Time
+	Rung rung
+	// Deltas: only what adds up is rendered, counters, members, points and their
+	// like. A gauge would overwrite a value that is more complete.
+	Deltas bool
+	// LargeSet is how many members a set may have to go out one by one when the
+	// rung says unique.
+	LargeSet uint64
+
+	start    time.Time
+	piece    uint16
+	doubtful bool // an outbox that was lost may have sent it already
+	entries  []spool.Entry
+}
+
+// A round renders what the plan says onto a sheet until the sheet has as many
 // batches as there is room for requests, and remembers how far it got.
 type round struct {
 	forwarder *Forwarder
@@ -22,88 +50,254 @@ type round struct {
 	slots     int
 	start     spool.Pending // what was owed when the round began
 	pending   spool.Pending
-	group     spool.Group // the window that is partly sealed; zero if none is
-	windows   spool.Range // those rendered
+	owed      []spool.Entry // the records of pending
+	group     spool.Group   // the one that is partly sealed; zero if none is
+	windows   spool.Range   // those rendered
 	changed   bool
+	plan      Plan // the last one
+	doubt     int  // see Forwarder.doubt
 
-	filtered, damaged, doubtful [spool.Kinds]uint64 // samples
+	filtered, damaged, doubtful, superseded [spool.Kinds]uint64 // samples
 }
 
-func (r *round) render() error {
+func (f *Forwarder) newRound(slots int) *round {
+	r := &round{forwarder: f, slots: slots, start: f.outbox.Pending(), doubt: f.doubt}
+	r.sheet = &Sheet{maxItems: f.options.ItemsPerRequest - 1, maxBody: fluxBody, head: fluxHead}
+	r.pending = r.start
+	r.group, _ = f.outbox.Group()
+	for _, have := range r.pending {
+		r.owed = append(r.owed, f.spool.Entries(have)...)
+	}
+	return r
+}
+
+// need is what there is to plan with.
+func (r *round) need(now time.Time) Need {
 	f := r.forwarder
-	for range roundWindows {
-		g, e, ok := plan(r.pending, r.group, f.spool.Next(), f.spool.Entries)
-		if !ok {
+	return Need{
+		Interval: f.options.Interval, Points: f.options.Points, Scalars: len(f.options.Scalars),
+		Items: f.options.ItemsPerRequest - 1, PerMin: f.limit(), Slots: r.slots - len(r.sheet.batches),
+		Members: f.members(), Large: f.largeSet(),
+		CatchUp: f.options.CatchUp, Since: f.draining, Group: r.group, Pending: r.pending, Owed: r.owed, Recent: f.recent(now),
+	}
+}
+
+func (r *round) render(now time.Time) error {
+	for range roundGroups {
+		r.plan = plan(r.need(now), now)
+		if !r.plan.OK {
 			return nil
 		}
-		r.group = g
-		done, err := r.window(e)
-		switch {
-		case errors.Is(err, spool.ErrGone) && !f.outbox.Pending().Contains(e.Seqs.From):
-			return spool.ErrStale // evicted, and booked by who did that
-		case errors.Is(err, spool.ErrDamaged), errors.Is(err, spool.ErrGone):
-			f.log.Error("a window cannot be read; its samples are lost", "sequence", e.Seqs.From, "start", e.Start, "error", err)
-		case err != nil || !done:
+		r.group = r.plan.Group
+		if done, err := r.renderGroup(); err != nil || !done {
 			return err
 		}
-		for kind, n := range e.Samples { // what was not in it, of what should have been
-			r.damaged[kind] += n - r.group.Sealed[kind]
-		}
-		rest, ok := r.pending.Without(e.Seqs)
+		rest, ok := r.pending.Without(r.group.Seqs)
 		if !ok {
-			return fmt.Errorf("window %d: pending has more than %d ranges", e.Seqs.From, spool.RangesMax)
+			return fmt.Errorf("windows %v: pending has more than %d ranges", r.group.Seqs, spool.RangesMax)
 		}
+		seqs := r.group.Seqs
 		r.pending, r.group, r.changed = rest, spool.Group{}, true
+		r.owed = slices.DeleteFunc(r.owed, func(e spool.Entry) bool { return seqs.Contains(e.Seqs.From) })
 	}
 	return nil
 }
 
-// window renders the series of one record that have not been sealed yet. done
+// renderGroup renders the series of a group that have not been sealed yet. done
 // is false when the sheet is full.
-func (r *round) window(e spool.Entry) (done bool, err error) {
+func (r *round) renderGroup() (done bool, err error) {
+	var entries []spool.Entry
+	for _, e := range r.owed {
+		if r.group.Seqs.Contains(e.Seqs.From) {
+			entries = append(entries, e)
+		}
+	}
+	for _, b := range r.buckets(entries) {
+		after, ok := r.after(&b)
+		if !ok {
+			continue // it was done in an earlier turn
+		}
+		if done, err := r.renderBucket(&b, after); err != nil || !done {
+			return done, err
+		}
+	}
+	for _, e := range entries { // what could not be read, of what should have been there
+		for kind, n := range e.Samples {
+			r.damaged[kind] += n
+		}
+	}
+	for kind, n := range r.group.Sealed {
+		r.damaged[kind] -= n
+	}
+	return true, nil
+}
+
+// buckets sorts windows into buckets, in the order in which they are rendered.
+// Late windows of a minute that has been sent are pieces of their own.
+func (r *round) buckets(entries []spool.Entry) []Bucket {
+	rung := rungOf(r.group)
+	byStart := make(map[int64][2][]spool.Entry) // windows, and those of which only deltas go
+	sent := r.sentMinutes(entries)
+	for _, e := range entries {
+		start, _ := rung.bucket(&e)
+		both := byStart[start.UnixNano()]
+		i := 0
+		if late(e) && sent[e.Start.Truncate(minute).Unix()] {
+			i = 1
+		}
+		both[i] = append(both[i], e)
+		byStart[start.UnixNano()] = both
+	}
+	var list []Bucket
+	for _, start := range slices.Sorted(maps.Keys(byStart)) {
+		b := Bucket{Rung: rung, LargeSet: uint64(r.forwarder.largeSet()), start: time.Unix(0, start)}
+		for i, entries := range byStart[start] {
+			b.Deltas = i == 1
+			for len(entries) > 0 {
+				n, size := 1, int64(entries[0].Bytes)
+				for n < len(entries) && size+int64(entries[n].Bytes) <= pieceBytes {
+					size += int64(entries[n].Bytes)
+					n++
+				}
+				b.entries, entries = entries[:n], entries[n:]
+				list = append(list, r.dated(b))
+				b.piece++
+			}
+		}
+	}
+	return list
+}
+
+// dated gives a bucket the time of its items. Late windows do not count where
+// there are others: what their minute had before may have been sent.
+func (r *round) dated(b Bucket) Bucket {
 	f := r.forwarder
-	parts, err := f.spool.Read(e.Seqs.From)
+	live := slices.ContainsFunc(b.entries, func(e spool.Entry) bool { return !late(e) })
+	for _, e := range b.entries {
+		if late(e) != live && (b.At.IsZero() || e.Start.Before(b.At)) {
+			b.At = e.Start.UTC()
+		}
+		b.doubtful = b.doubtful || e.Seqs.From < f.outbox.Doubtful() && !f.options.Resend
+	}
+	return b
+}
+
+// sentMinutes gives the minutes, in seconds since 1970, of which a live window
+// has been sealed: the gauges upstream are then better than those of the late
+// windows among entries. It is empty if there are none.
+func (r *round) sentMinutes(entries []spool.Entry) map[int64]bool {
+	sent := make(map[int64]bool)
+	if !slices.ContainsFunc(entries, late) {
+		return sent
+	}
+	f := r.forwarder
+	for _, e := range f.spool.Entries(spool.Range{From: 0, To: f.spool.Next()}) {
+		if !late(e) && !r.pending.Contains(e.Seqs.From) {
+			sent[e.Start.Truncate(minute).Unix()] = true
+		}
+	}
+	return sent
+}
+
+// A group remembers the last series that is done, with its bucket:
+//
+//	bucket's start  8 bytes, nanoseconds since 1970, big endian
+//	piece           2 bytes
+//	key             the series'
+func (r *round) done(b *Bucket, key string) {
+	after := binary.BigEndian.AppendUint64(make([]byte, 0, 10+len(key)), uint64(b.start.UnixNano()))
+	r.group.After = append(binary.BigEndian.AppendUint16(after, b.piece), key...)
+}
+
+// after returns the key behind which a bucket's rendering goes on, or false if
+// all of the bucket is done.
+func (r *round) after(b *Bucket) (key []byte, ok bool) {
+	if len(r.group.After) < 10 {
+		return nil, true
+	}
+	at := int64(binary.BigEndian.Uint64(r.group.After))
+	piece := binary.BigEndian.Uint16(r.group.After[8:])
+	switch c := cmp.Or(cmp.Compare(b.start.UnixNano(), at), cmp.Compare(b.piece, piece)); {
+	case c < 0:
+		return nil, false
+	case c > 0:
+		return nil, true
+	}
+	return r.group.After[10:], true
+}
+
+// renderBucket renders the series of a bucket behind after. done is false when
+// the sheet is full. Windows that cannot be read are left out.
+func (r *round) renderBucket(b *Bucket, after []byte) (done bool, err error) {
+	readers, err := r.open(b)
 	if err != nil {
 		return false, err
 	}
-	reader, err := aggregator.OpenReader(parts...)
-	if err != nil {
-		return false, fmt.Errorf("%w: %w", spool.ErrDamaged, err)
-	}
-	if r.windows.To == 0 {
-		r.windows.From = e.Seqs.From
-	}
-	r.windows.To = e.Seqs.To
-	// What an outbox that was lost may have sent already follows the same rule as a
-	// batch in doubt that cannot be looked for.
-	doubtful := e.Seqs.From < f.outbox.Doubtful() && !f.options.Resend
-	all := aggregator.Merge(f.options.MaxSetMembers, r.group.After, reader)
+	f := r.forwarder
+	all := aggregator.Merge(f.options.MaxSetMembers, after, readers...)
 	for s, v := range all.All() {
 		before := r.sheet.mark()
 		r.sheet.begin(v.Kind(), v.Samples())
-		wanted := f.matches(s.Name())
-		if wanted && !(doubtful && !repeatable(s.Kind())) {
-			f.upstream.Render(r.sheet, e.Start, s, v)
+		reason := &r.filtered
+		if f.matches(s.Name()) {
+			f.upstream.Render(r.sheet, b, s, v)
+			if b.Deltas { // nothing of it adds up
+				reason = &r.superseded
+			}
+		}
+		if b.doubtful && r.doubt > 0 {
+			r.doubt -= r.sheet.items
+			if !repeatable(s.Kind()) && r.sheet.items > 0 {
+				r.sheet.back(before)
+				r.sheet.items, reason = 0, &r.doubtful
+			}
 		}
 		if len(r.sheet.batches) > r.slots && before.batches > 0 { // a series larger than a minute's budget goes alone
 			r.sheet.back(before)
 			return false, nil
 		}
-		switch {
-		case r.sheet.items > 0:
-		case wanted && doubtful:
-			r.doubtful[s.Kind()] += v.Samples()
-		default:
-			r.filtered[s.Kind()] += v.Samples()
+		if r.sheet.items == 0 {
+			reason[s.Kind()] += v.Samples()
 		}
-		r.group.After = append(r.group.After[:0:0], s.Key()...)
+		r.done(b, s.Key())
 		r.group.Sealed[s.Kind()] += v.Samples()
 		r.changed = true
 	}
 	if all.Err() != nil {
-		return false, fmt.Errorf("%w: %w", spool.ErrDamaged, all.Err())
+		f.log.Error("windows cannot be read; samples are lost", "start", b.At, "error", all.Err())
 	}
 	return true, nil
+}
+
+// open reads the windows of a bucket.
+func (r *round) open(b *Bucket) ([]*aggregator.Reader, error) {
+	f := r.forwarder
+	var readers []*aggregator.Reader
+	for _, e := range b.entries {
+		if r.windows.To == 0 {
+			r.windows = e.Seqs
+		}
+		r.windows = spool.Range{From: min(r.windows.From, e.Seqs.From), To: max(r.windows.To, e.Seqs.To)}
+		parts, err := f.spool.Read(e.Seqs.From)
+		var reader *aggregator.Reader
+		if err == nil {
+			reader, err = aggregator.OpenReader(parts...)
+			if err != nil {
+				err = fmt.Errorf("%w: %w", spool.ErrDamaged, err)
+			}
+		}
+		switch {
+		case err == nil:
+			readers = append(readers, reader)
+		case errors.Is(err, spool.ErrGone) && !f.outbox.Pending().Contains(e.Seqs.From):
+			return nil, spool.ErrStale // evicted, and booked by who did that
+		case errors.Is(err, spool.ErrDamaged), errors.Is(err, spool.ErrGone):
+			f.log.Error("a window cannot be read; its samples are lost", "sequence", e.Seqs.From, "start", e.Start, "error", err)
+		default:
+			return nil, err
+		}
+	}
+	return readers, nil
 }
 
 // commit adds to the transaction that stores the sheet how far the round got.
@@ -120,9 +314,12 @@ func (r *round) commit(tx *spool.Tx) error {
 	if !r.group.Seqs.Empty() {
 		g = &r.group
 	}
+	if r.forwarder.doubt > 0 && r.doubt <= 0 {
+		tx.Put(stateTable, doubtKey, []byte(r.forwarder.outbox.Generation()))
+	}
 	tx.Progress(r.pending, g)
 	tx.Filtered(r.filtered)
-	for reason, samples := range map[string][spool.Kinds]uint64{"damaged": r.damaged, "outbox_lost": r.doubtful} {
+	for reason, samples := range map[string][spool.Kinds]uint64{"damaged": r.damaged, "outbox_lost": r.doubtful, "superseded": r.superseded} {
 		if samples != [spool.Kinds]uint64{} {
 			tx.Dropped(reason, samples)
 		}
@@ -131,21 +328,48 @@ func (r *round) commit(tx *spool.Tx) error {
 }
 
 // seal stores what a round rendered, for at most slots requests. It answers
-// whether there was anything.
-func (f *Forwarder) seal(now time.Time, slots int) (bool, error) {
-	sheet := &Sheet{maxItems: f.options.ItemsPerRequest - 1, maxBody: fluxBody, head: fluxHead}
+// whether there was anything, and if not, when to look again.
+func (f *Forwarder) seal(now time.Time, slots int) (sealed bool, wait time.Duration, err error) {
+	r := f.newRound(slots)
 	if !f.upstream.Known() { // one item tells the dialect: nothing that matters is sent before
-		f.upstream.Hello(sheet, now)
-		return true, f.store(sheet, now, func(*spool.Tx) error { return nil })
+		f.upstream.Hello(r.sheet, now)
+		return true, 0, f.store(r.sheet, now, func(*spool.Tx) error { return nil })
 	}
-	r := &round{forwarder: f, sheet: sheet, slots: slots, start: f.outbox.Pending()}
-	r.pending = r.start
-	r.group, _ = f.outbox.Group()
-	if err := r.render(); err != nil || !r.changed {
+	err = r.render(now)
+	f.notePlan(r.plan)
+	f.draining = r.plan.Since
+	if err != nil || !r.changed {
 		f.upstream.names.forget()
-		return false, err
+		return false, r.plan.Wait, err
 	}
-	return true, f.store(sheet, now, r.commit)
+	if err := f.store(r.sheet, now, r.commit); err != nil {
+		return false, 0, err
+	}
+	f.doubt = r.doubt
+	return true, 0, nil
+}
+
+// members is how many of a set may go out one by one: where strings are not
+// taken, none, but their number.
+func (f *Forwarder) members() int {
+	if f.upstream.dialect != Hosted {
+		return 1
+	}
+	return f.options.MaxSetMembers
+}
+
+// largeSet is how many members a set may have to go out one by one when large
+// ones do not: 5 % of a minute's items.
+func (f *Forwarder) largeSet() int { return max(1, f.limit()*f.options.ItemsPerRequest/20) }
+
+// recent returns the windows of the last whole minute: what a minute brings.
+func (f *Forwarder) recent(now time.Time) []spool.Entry {
+	to := now.Truncate(minute)
+	from := to.Add(-minute)
+	next := f.spool.Next()
+	look := uint64(minute/f.options.Interval)*4 + 64 // late windows lie between
+	entries := f.spool.Entries(spool.Range{From: next - min(next, look), To: next})
+	return slices.DeleteFunc(entries, func(e spool.Entry) bool { return e.Start.Before(from) || !e.Start.Before(to) })
 }
 
 // store seals the batches of a sheet, and what with adds, in one transaction.

@@ -11,9 +11,9 @@ import (
 // An Upstream speaks the protocol of one kind of metrics API. It does no I/O
 // and keeps no time; its methods are called by one goroutine.
 type Upstream interface {
-	// Render adds the items that stand for v, the value of s over the width that
-	// begins at at, to the sheet. It may add none.
-	Render(to *Sheet, at time.Time, s aggregator.Series, v *aggregator.Value)
+	// Render adds the items that stand for v, the value of s in a bucket, to the
+	// sheet. It may add none.
+	Render(to *Sheet, b *Bucket, s aggregator.Series, v *aggregator.Value)
 
 	// Hello adds an item that asks for no more than an answer, to learn the
 	// dialect from; Known tells whether that is needed.

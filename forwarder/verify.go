@@ -2,6 +2,7 @@ package forwarder
 
 import (
 	"context"
+	"log/slog"
 	"strconv"
 	"time"
 
@@ -16,6 +17,10 @@ const maxDoubts = 16
 // once more: the transaction behind a complete answer is over, but the one that
 // answers reads may lag.
 const secondLook = 2 * time.Second
+
+// looksPerMinute keeps reads within the upstream's 60 a minute: a look takes
+// up to two.
+const looksPerMinute = 30
 
 // doubtful returns the batch in doubt that is to be looked for next, and when.
 func (f *Forwarder) doubtful() (b *spool.Batch, due time.Time) {
@@ -38,8 +43,7 @@ func (f *Forwarder) doubts() int {
 }
 
 // verify looks whether a batch in doubt has arrived, and settles it if that is
-// certain. Reads have a budget of their own (60 a minute) that this never
-// comes near: a batch is looked for twice, and after no answer not for a while.
+// certain. Reads have a budget of their own, see looksPerMinute.
 func (f *Forwarder) verify(ctx context.Context, header *spool.Batch) time.Duration {
 	b, err := f.outbox.Load(header.Seq)
 	if err != nil {
@@ -47,7 +51,12 @@ func (f *Forwarder) verify(ctx context.Context, header *spool.Batch) time.Durati
 	}
 	found := unreadable
 	if f.options.Verify {
+		f.reads.begin(time.Now(), 0)
 		found = f.look(ctx, b)
+		f.reads.end(time.Now())
+	}
+	if found == unreadable && f.held() {
+		found = unanswered // a key that may not write may not read either: another may
 	}
 	if ctx.Err() != nil {
 		return time.Second
@@ -75,11 +84,21 @@ func (f *Forwarder) verify(ctx context.Context, header *spool.Batch) time.Durati
 		f.stats.LastDelivery = now
 	}
 	if f.stats.State == "in_doubt" && f.doubts() == 0 {
-		f.stats.State = "ok"
+		f.stats.State, f.stats.LastError = "ok", ""
 	}
 	f.mu.Unlock()
-	f.log.Info("looked for a batch in doubt", "batch", b.Seq, "found", found.String())
+	level := slog.LevelInfo
+	if found == unanswered {
+		level = slog.LevelDebug // it is asked again and again
+	}
+	f.log.Log(ctx, level, "looked for a batch in doubt", "batch", b.Seq, "found", found.String())
 	return 0
+}
+
+func (f *Forwarder) held() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.stats.State == "held"
 }
 
 func (f finding) String() string {
