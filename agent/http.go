@@ -1,0 +1,107 @@
+package main
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"sluice/listeners"
+)
+
+// Limits of the HTTP server against clients that send slowly or much.
+const (
+	headerTimeout  = 5 * time.Second
+	requestTimeout = 10 * time.Second
+	idleTimeout    = 30 * time.Second
+	maxHeader      = 32 << 10
+)
+
+// server makes the HTTP server of the local API. The agent owns the mux; other
+// packages register their routes on it, behind one guard.
+func (a *agent) server() *http.Server {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", a.serveAlive)
+	mux.HandleFunc("GET /up", a.serveAlive)
+	mux.HandleFunc("GET /readyz", a.serveReady)
+	mux.HandleFunc("GET /metrics", a.serveMetrics)
+	mux.HandleFunc("GET /api/agent/status", a.serveStatus)
+	guard := listeners.Guard{AllowedHosts: a.config.Listen.AllowedHosts, Token: a.config.Listen.HTTPToken.Reveal()}
+	return &http.Server{
+		Handler:           guard.Wrap(strict(mux)),
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       requestTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// strict answers unknown paths and wrong methods in the API's own form of
+// error.
+func strict(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, pattern := mux.Handler(r); pattern != "" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		// Ask the mux itself whether another method would do: it sets Allow then.
+		probe := &probeWriter{header: make(http.Header)}
+		mux.ServeHTTP(probe, r)
+		if probe.status == http.StatusMethodNotAllowed {
+			w.Header().Set("Allow", probe.header.Get("Allow"))
+			listeners.HTTPError(w, http.StatusMethodNotAllowed, "method_not_allowed", r.Method+" is not for "+r.URL.Path+"; use "+probe.header.Get("Allow"))
+			return
+		}
+		listeners.HTTPError(w, http.StatusNotFound, "not_found", "there is nothing at this path")
+	})
+}
+
+// probeWriter takes an answer and keeps its status alone.
+type probeWriter struct {
+	header http.Header
+	status int
+}
+
+func (p *probeWriter) Header() http.Header         { return p.header }
+func (p *probeWriter) Write(b []byte) (int, error) { return len(b), nil }
+func (p *probeWriter) WriteHeader(status int) {
+	if p.status == 0 {
+		p.status = status
+	}
+}
+
+// serveAlive tells that the agent takes samples.
+func (a *agent) serveAlive(w http.ResponseWriter, _ *http.Request) {
+	if a.stopping.Load() {
+		listeners.HTTPError(w, http.StatusServiceUnavailable, "stopping", "the agent is stopping")
+		return
+	}
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ok", "version": version})
+}
+
+// serveReady tells whether the agent makes progress, and if not what is in the
+// way. Trouble with the disk or an upstream is a detail: samples are taken and
+// kept all the same, and a restart would not help.
+func (a *agent) serveReady(w http.ResponseWriter, _ *http.Request) {
+	r := a.ready()
+	status := http.StatusOK
+	if !r.OK {
+		status = http.StatusServiceUnavailable
+	}
+	writeJSON(w, status, r)
+}
+
+func (a *agent) serveStatus(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, a.status(time.Now()))
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	e.Encode(v) // the client may be gone; there is nobody else to tell
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sluice/aggregator"
+	"sluice/configs"
+)
+
+func newSend() *cobra.Command {
+	var file, addr string
+	var tags []string
+	c := &cobra.Command{
+		Use:   "send KIND NAME VALUE [-t key:value]...",
+		Short: "Send one metric to a running agent",
+		Long: `send writes one metric as a DogStatsD line to a datagram socket of the agent.
+KIND is counter, gauge, distribution or set. The socket is the first one of the
+configuration, or --addr: HOST:PORT for UDP, or the path of a Unix socket.`,
+		Example: `  sluice send counter api.requests 1 -t route:/users -t method:GET
+  sluice send distribution api.time 145.2 --addr 127.0.0.1:8125
+  sluice send gauge queue.size -- -5`,
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) != 3 {
+				return usagef("send takes KIND NAME VALUE, got %d arguments (see sluice send --help)", len(args))
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			line, err := metricLine(args[0], args[1], args[2], tags)
+			if err != nil {
+				return err
+			}
+			if addr == "" {
+				if addr, err = firstSocket(file); err != nil {
+					return err
+				}
+			}
+			if err := sendDatagram(addr, line); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(c.OutOrStdout(), "sent to %s: %s\n", addr, line)
+			return err
+		},
+	}
+	configFlag(c, &file)
+	c.Flags().StringVar(&addr, "addr", "", "`ADDRESS` to send to (default from the configuration)")
+	c.Flags().StringArrayVarP(&tags, "tag", "t", nil, "tag, as `KEY:VALUE`; may be repeated")
+	return c
+}
+
+var lineTypes = map[string]string{"counter": "c", "gauge": "g", "distribution": "d", "set": "s"}
+
+// metricLine writes a line that the agent takes as it was meant, or says why
+// there is none.
+func metricLine(kind, name, value string, tags []string) (string, error) {
+	typ, ok := lineTypes[kind]
+	if !ok {
+		return "", usagef("unknown kind %q (counter, gauge, distribution or set)", kind)
+	}
+	if name == "" || len(name) > aggregator.MaxName || strings.ContainsAny(name, ":|\n=") {
+		return "", usagef("name %q: must have 1 to %d bytes, and no ':', '|', '=' or line break", name, aggregator.MaxName)
+	}
+	if strings.HasPrefix(name, "sluice.") {
+		return "", usagef("name %q: names that start with sluice. are the agent's own", name)
+	}
+	if kind != "set" && !isNumber(value) {
+		return "", usagef("value %q of a %s: not a decimal number", value, kind)
+	}
+	if value == "" || strings.ContainsAny(value, "|\n") {
+		return "", usagef("value %q: must not be empty or contain '|' or a line break", value)
+	}
+	for _, t := range tags {
+		if strings.ContainsAny(t, ",|\n") || strings.HasPrefix(t, ":") || t == "" {
+			return "", usagef("tag %q: write key:value, without ',', '|' or line breaks", t)
+		}
+	}
+	line := name + ":" + value + "|" + typ
+	if len(tags) > 0 {
+		line += "|#" + strings.Join(tags, ",")
+	}
+	return line, nil
+}
+
+// isNumber tells whether text is a number as the protocol has it: decimal and
+// finite (docs/protocols.md). ParseFloat takes more.
+func isNumber(text string) bool {
+	v, err := strconv.ParseFloat(text, 64)
+	return err == nil && !math.IsInf(v, 0) && !math.IsNaN(v) && !strings.ContainsAny(text, "xX_")
+}
+
+// firstSocket finds out where the agent listens. Whoever sends need not be able
+// to read the agent's keys, so no file is opened but the configuration, and
+// variables that only the agent has may be missing.
+func firstSocket(file string) (string, error) {
+	name := cmp.Or(file, configs.DefaultPath)
+	data, err := os.ReadFile(name)
+	if err != nil && (file != "" || !errors.Is(err, fs.ErrNotExist)) {
+		return "", fmt.Errorf("read configuration: %w (use --addr to do without)", err)
+	}
+	cfg, err := configs.Parse(name, data, func(name string) (string, bool) {
+		if value, ok := os.LookupEnv(name); ok {
+			return value, true
+		}
+		if name == "FLUX_URL" {
+			return configs.DefaultFluxURL, true
+		}
+		return "unset", true
+	})
+	if err != nil {
+		return "", fmt.Errorf("%w (use --addr to do without)", err)
+	}
+	switch {
+	case len(cfg.Listen.UDP) > 0:
+		return cfg.Listen.UDP[0], nil
+	case len(cfg.Listen.Unixgram) > 0:
+		return cfg.Listen.Unixgram[0].Path, nil
+	}
+	return "", errors.New("the configuration has no datagram socket to send to (set listen.udp or listen.unixgram, or use --addr)")
+}
+
+// sendDatagram writes line to a socket. UDP has no answer, but the kernel says
+// when nobody listens on an address of this host.
+func sendDatagram(addr, line string) error {
+	network, addr := "udp", strings.TrimPrefix(strings.TrimPrefix(addr, "udp:"), "//")
+	if path := strings.TrimPrefix(strings.TrimPrefix(addr, "unixgram:"), "//"); strings.HasPrefix(path, "/") {
+		network, addr = "unixgram", path
+	}
+	conn, err := net.Dial(network, addr)
+	if err == nil {
+		defer conn.Close()
+		_, err = conn.Write([]byte(line))
+	}
+	if err == nil && network == "udp" {
+		conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		if _, readErr := conn.Read(make([]byte, 1)); errors.Is(readErr, syscall.ECONNREFUSED) {
+			err = readErr
+		}
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		err = call.Err
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOENT):
+		return fmt.Errorf("send to %s: %w (is sluice running? start it with: sluice run)", addr, err)
+	}
+	return fmt.Errorf("send to %s: %w", addr, err)
+}

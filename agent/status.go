@@ -1,0 +1,284 @@
+package main
+
+import (
+	"strings"
+	"time"
+
+	"sluice/aggregator"
+	"sluice/forwarder"
+	"sluice/listeners"
+	"sluice/spool"
+)
+
+// The types below are the JSON of GET /api/agent/status, which other programs
+// may rely on (docs/operations.md): members are added, not changed.
+
+type statusDoc struct {
+	Version   string           `json:"version"`
+	Started   time.Time        `json:"started"`
+	Ready     readyDoc         `json:"ready"`
+	Config    configDoc        `json:"config"`
+	Listeners []listenerDoc    `json:"listeners"`
+	Series    seriesDoc        `json:"series"`
+	Windows   windowsDoc       `json:"windows"`
+	Spool     spoolDoc         `json:"spool"`
+	Upstreams []upstreamDoc    `json:"upstreams"`
+	Ledger    intakeLedgerDocs `json:"ledger"`
+}
+
+type readyDoc struct {
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+}
+
+type configDoc struct {
+	File   string    `json:"file"`
+	Loaded time.Time `json:"loaded"`
+	Error  string    `json:"error"`
+}
+
+type listenerDoc struct {
+	Name          string            `json:"name"`
+	Packets       uint64            `json:"packets"`
+	Samples       uint64            `json:"samples"`
+	Rejected      map[string]uint64 `json:"rejected"`
+	TagCut        uint64            `json:"tag_cut"`
+	KernelDropped uint64            `json:"kernel_dropped"`
+	ReceiveBuffer int               `json:"receive_buffer"`
+}
+
+type seriesDoc struct {
+	Open   int         `json:"open"`
+	Limit  int         `json:"limit"`
+	Folded []foldedDoc `json:"folded"`
+}
+
+type foldedDoc struct {
+	Metric   string   `json:"metric"`
+	Kind     string   `json:"kind"`
+	Tag      string   `json:"tag"`
+	Examples []string `json:"examples"`
+	Sender   string   `json:"sender"`
+}
+
+type windowsDoc struct {
+	Closed   uint64  `json:"closed"`
+	Interval float64 `json:"interval_seconds"`
+}
+
+type spoolDoc struct {
+	Dir         string     `json:"dir"`
+	State       string     `json:"state"`
+	Detail      string     `json:"detail"`
+	Segments    int        `json:"segments"`
+	Bytes       int64      `json:"bytes"`
+	Oldest      *time.Time `json:"oldest"`
+	LastSeq     uint64     `json:"last_seq"`
+	Quarantined int        `json:"quarantined"`
+	InMemory    int        `json:"windows_in_memory"`
+}
+
+type upstreamDoc struct {
+	Name         string            `json:"name"`
+	Type         string            `json:"type"`
+	URL          string            `json:"url"`
+	Dialect      string            `json:"dialect"`
+	State        string            `json:"state"`
+	Width        float64           `json:"width"` // seconds
+	Budget       budgetDoc         `json:"budget"`
+	Pending      pendingDoc        `json:"pending"`
+	Backlog      backlogDoc        `json:"backlog"`
+	CatchUp      float64           `json:"catch_up"` // seconds until there is no backlog, as estimated by the last plan; 0 if there is none
+	LastDelivery *time.Time        `json:"last_delivery"`
+	LastError    string            `json:"last_error"`
+	DeadLetters  int               `json:"dead_letters"`
+	Ledger       upstreamLedgerDoc `json:"ledger"`
+}
+
+type budgetDoc struct {
+	RequestsUsed    int `json:"requests_used"`
+	RequestsAllowed int `json:"requests_allowed"`
+	ItemsUsed       int `json:"items_used"`
+}
+
+type backlogDoc struct {
+	Windows int     `json:"windows"`
+	Width   float64 `json:"width"` // seconds
+}
+
+type pendingDoc struct {
+	Windows int        `json:"windows"`
+	Batches int        `json:"batches"`
+	Oldest  *time.Time `json:"oldest"`
+}
+
+// A ledger has a member per kind, in samples, and conservation_error beside
+// them.
+type intakeLedgerDocs map[string]any
+
+type intakeLedgerDoc struct {
+	Accepted uint64            `json:"accepted"`
+	Windowed uint64            `json:"windowed"`
+	Open     uint64            `json:"open"`
+	Dropped  map[string]uint64 `json:"dropped"`
+	Lost     uint64            `json:"lost"`
+}
+
+type upstreamLedgerDoc map[string]any
+
+type upstreamKindDoc struct {
+	Windowed  uint64            `json:"windowed"`
+	Delivered uint64            `json:"delivered"`
+	Pending   uint64            `json:"pending"`
+	Held      uint64            `json:"held"`
+	InDoubt   uint64            `json:"in_doubt"`
+	Dead      uint64            `json:"dead"`
+	Filtered  uint64            `json:"filtered"`
+	Dropped   map[string]uint64 `json:"dropped"`
+	Items     map[string]uint64 `json:"items"` // of what went out, per column
+}
+
+// kinds are those that can have samples.
+var kinds = []aggregator.Kind{aggregator.Counter, aggregator.Gauge, aggregator.Distribution, aggregator.Set}
+
+func (a *agent) status(now time.Time) statusDoc {
+	stats := a.aggregator.Stats()
+	doc := statusDoc{
+		Version: version, Started: a.started.UTC(), Ready: a.ready(),
+		Config:    configDoc{File: a.config.File, Loaded: a.started.UTC()},
+		Listeners: []listenerDoc{},
+		Series:    seriesDoc{Open: stats.Series, Limit: stats.Limit, Folded: []foldedDoc{}},
+		Windows:   windowsDoc{Closed: a.windows.Load(), Interval: a.config.Aggregate.Interval.Seconds()},
+		Spool:     a.spoolStatus(),
+		Upstreams: []upstreamDoc{},
+		Ledger:    a.intakeLedger(stats),
+	}
+	for _, p := range a.packets {
+		doc.Listeners = append(doc.Listeners, listenerStatus(p.Stats()))
+	}
+	for _, f := range stats.Folded {
+		doc.Series.Folded = append(doc.Series.Folded, foldedDoc{Metric: f.Metric, Kind: f.Kind.String(), Examples: f.Examples})
+	}
+	for _, f := range a.forwarders {
+		doc.Upstreams = append(doc.Upstreams, a.upstreamStatus(f, now))
+	}
+	return doc
+}
+
+func listenerStatus(s listeners.Stats) listenerDoc {
+	d := listenerDoc{Name: s.Name, Packets: s.Packets, Samples: s.Samples, Rejected: map[string]uint64{},
+		TagCut: s.TagCut, KernelDropped: s.KernelDropped, ReceiveBuffer: s.ReceiveBuffer}
+	for reason, n := range s.Refused {
+		if n > 0 {
+			d.Rejected[aggregator.Reason(reason).String()] = n
+		}
+	}
+	return d
+}
+
+func (a *agent) spoolStatus() spoolDoc {
+	s := a.spool.Stats()
+	return spoolDoc{Dir: a.config.Spool.Dir, State: s.State, Detail: s.Detail, Segments: s.Segments, Bytes: s.Bytes,
+		Oldest: optional(s.Oldest), LastSeq: s.LastSeq, Quarantined: s.Quarantined, InMemory: s.MemoryRecords}
+}
+
+func optional(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+// intakeLedger accounts for every sample that was accepted since the start:
+// accepted = windowed + open + dropped. A window that had to leave the memory
+// log before it could be stored was windowed first and is dropped now.
+func (a *agent) intakeLedger(s aggregator.Stats) intakeLedgerDocs {
+	dropped := a.spool.Stats().MemoryDropped
+	doc, wrong := intakeLedgerDocs{}, int64(0)
+	for _, k := range kinds {
+		d := intakeLedgerDoc{Accepted: s.Accepted[k], Windowed: s.Windowed[k] - dropped[k], Open: s.Open[k], Dropped: map[string]uint64{}, Lost: dropped[k]}
+		if dropped[k] > 0 {
+			d.Dropped["memory_full"] = dropped[k]
+		}
+		doc[k.String()] = d
+		off := int64(d.Accepted - d.Windowed - d.Open - d.Lost)
+		wrong += max(off, -off)
+	}
+	doc["conservation_error"] = wrong
+	return doc
+}
+
+func (a *agent) upstreamStatus(f *forwarder.Forwarder, now time.Time) upstreamDoc {
+	s, box := f.Stats(now), a.spool.Outbox(f.Name())
+	ledger := box.Ledger()
+	d := upstreamDoc{Name: s.Name, Type: s.Type, URL: s.URL, Dialect: s.Dialect, State: s.State,
+		Width:   max(s.Width, a.config.Aggregate.Interval).Seconds(),
+		Backlog: backlogDoc{Windows: s.Behind, Width: s.BacklogWidth.Seconds()}, CatchUp: s.Drained.Seconds(),
+		Budget:  budgetDoc{RequestsUsed: s.RequestsUsed, RequestsAllowed: s.RequestsAllowed, ItemsUsed: s.ItemsUsed},
+		Pending: a.pending(box), LastDelivery: optional(s.LastDelivery), LastError: s.LastError, DeadLetters: len(box.Dead()),
+		Ledger: upstreamLedger(ledger, s.State == "held"),
+	}
+	return d
+}
+
+// pending counts what an upstream is still owed.
+func (a *agent) pending(box *spool.Outbox) pendingDoc {
+	d := pendingDoc{Batches: len(box.Batches())}
+	for _, r := range box.Pending() {
+		for _, e := range a.spool.Entries(r) {
+			d.Windows++
+			if d.Oldest == nil || e.Start.Before(*d.Oldest) {
+				d.Oldest = optional(e.Start)
+			}
+		}
+	}
+	return d
+}
+
+// upstreamLedger accounts for every sample in windows since the upstream was
+// added. What waits for a held upstream is held, not pending.
+func upstreamLedger(l spool.Ledger, held bool) upstreamLedgerDoc {
+	doc := upstreamLedgerDoc{"conservation_error": l.ConservationError}
+	for _, k := range kinds {
+		d := upstreamKindDoc{
+			Windowed: l.Windowed[k].Samples, Delivered: l.Delivered[k].Samples,
+			Pending: l.Pending[k].Samples + l.Queued[k].Samples,
+			InDoubt: l.Sending[k].Samples + l.InDoubt[k].Samples,
+			Dead:    l.Dead[k].Samples, Filtered: l.Filtered[k].Samples, Dropped: map[string]uint64{},
+			Items: map[string]uint64{"sealed": l.Sealed[k].Items, "queued": l.Queued[k].Items, "delivered": l.Delivered[k].Items,
+				"in_doubt": l.Sending[k].Items + l.InDoubt[k].Items, "dead": l.Dead[k].Items},
+		}
+		if held {
+			d.Held, d.Pending = d.Pending, 0
+		}
+		for reason, amounts := range l.Dropped {
+			if amounts[k].Samples > 0 || amounts[k].Items > 0 {
+				d.Dropped[reason] = amounts[k].Samples
+			}
+		}
+		doc[k.String()] = d
+	}
+	return doc
+}
+
+// ready tells whether samples are taken, and what else is not as it should be.
+func (a *agent) ready() readyDoc {
+	if a.stopping.Load() {
+		return readyDoc{Detail: "stopping"}
+	}
+	var details []string
+	if s := a.spool.Stats(); s.State != "ok" {
+		text := "spool " + s.State + ": " + s.Detail
+		if !a.spool.Attached() && len(a.forwarders) > 0 {
+			text += "; nothing is delivered until it can be opened"
+		}
+		details = append(details, text)
+	}
+	for _, f := range a.forwarders {
+		if s := f.Stats(time.Now()); s.State != "ok" || s.LastError != "" {
+			details = append(details, "upstream "+s.Name+" "+s.State+": "+s.LastError)
+		}
+	}
+	return readyDoc{OK: true, Detail: strings.Join(details, "; ")}
+}
