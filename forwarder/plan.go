@@ -106,6 +106,18 @@ type Plan struct {
 	Since         time.Time     // what the next plan is to be given
 }
 
+// rungs is the ladder for what is needed. Where no scalars stand beside them,
+// distributions keep a point, for without one they would not go out at all.
+func (n *Need) rungs() []rung {
+	rungs := ladder(n.Interval, n.Points)
+	if n.Scalars == 0 {
+		for i := range rungs {
+			rungs[i].points = max(rungs[i].points, min(n.Points, 1))
+		}
+	}
+	return rungs
+}
+
 // liveMinutes is for how many whole minutes windows are live. In the first after
 // its own a minute is complete and there is a request for it, or there was a
 // moment before; a second is for a request that came too late. What waits for
@@ -117,7 +129,7 @@ const liveMinutes = 2
 // else the oldest windows, at the finest rung at which the whole backlog is
 // drained within CatchUp. It is a pure function.
 func plan(n Need, now time.Time) Plan {
-	rungs := ladder(n.Interval, n.Points)
+	rungs := n.rungs()
 	liveFrom := now.Truncate(minute).Add(-liveMinutes * minute)
 	split := len(n.Owed) // where live windows begin: the tail of those owed
 	for split > 0 && (!n.Owed[split-1].Start.Before(liveFrom) || late(n.Owed[split-1])) {

@@ -168,7 +168,7 @@ func TestPlanProperties(t *testing.T) {
 			half /= 2
 		}
 		fits := func(r rung) bool { return bound(n, n.Recent, r) <= half && bound(n, live, r) <= 3*half }
-		unseen := slices.DeleteFunc(ladder(n.Interval, n.Points), func(r rung) bool { return r.width > minute })
+		unseen := slices.DeleteFunc(n.rungs(), func(r rung) bool { return r.width > minute })
 		first := fits(p.Live)
 		for _, r := range unseen[:slices.Index(unseen, p.Live)] {
 			if !fits(r) {
@@ -198,7 +198,7 @@ func TestPlanProperties(t *testing.T) {
 			}
 			return spare >= 0 && float64(bound(n, old, r)) <= spare*max(left, r.width).Minutes()
 		}
-		rungs := ladder(n.Interval, n.Points)
+		rungs := n.rungs()
 		at := slices.Index(rungs, p.Backlog)
 		for _, r := range rungs[:at] {
 			if drains(r) && bound(n, old, r) > 0 {
@@ -414,7 +414,7 @@ func TestEstimateBounds(t *testing.T) {
 				break
 			}
 		}
-		for _, r := range ladder(interval, n.Points) {
+		for _, r := range n.rungs() {
 			buckets := make(map[time.Time][]*aggregator.Reader)
 			for i, e := range entries {
 				reader, err := aggregator.OpenReader(bodies[i]...)
@@ -563,4 +563,19 @@ func TestSealFillsRequests(t *testing.T) {
 			t.Errorf("%d requests, want 2", got)
 		}
 	})
+}
+
+// TestNoScalars: where there are no scalars to stand for a distribution, it
+// keeps a point at every rung, unless none is wanted.
+func TestNoScalars(t *testing.T) {
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	for points, want := range map[int]int{100: 1, 0: 0} {
+		e := spool.Entry{Seqs: spool.Range{From: 1, To: 2}, Meta: spool.Meta{Start: now.Add(-24 * time.Hour), Width: interval}}
+		e.Series[aggregator.Distribution], e.Samples[aggregator.Distribution] = 1_000_000, 100_000_000
+		p := plan(Need{Interval: interval, Points: points, Items: 498, PerMin: 10, Slots: 10, CatchUp: 15 * time.Minute,
+			Pending: spool.Pending{{From: 1, To: spool.Open}}, Owed: []spool.Entry{e}}, now)
+		if got := rungOf(p.Group).points; !p.OK || got != want {
+			t.Errorf("with %d points and no scalars the plan is %+v: %d points, want %d", points, p, got, want)
+		}
+	}
 }
