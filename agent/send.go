@@ -148,15 +148,7 @@ func sendDatagram(addr, line string) error {
 			err = readErr
 		}
 	}
-	var op *net.OpError
-	if errors.As(err, &op) {
-		err = op.Err
-	}
-	var call *os.SyscallError
-	if errors.As(err, &call) {
-		err = call.Err
-	}
-	switch {
+	switch err = cause(err); {
 	case err == nil:
 		return nil
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOENT):
