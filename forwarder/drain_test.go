@@ -234,7 +234,7 @@ func TestDrainHour(t *testing.T) {
 				}
 				d := newDrain(r, c.load)
 				d.steps(18)
-				took := d.outage(360, 2*minute, nil)
+				took := d.outage(360, 3*minute, nil)
 				t.Logf("an hour drained in %v; first in, first out: %v", took, d.fifo(360, c.items))
 				if took > 15*minute {
 					t.Errorf("drained after %v, want 15 minutes", took)
@@ -266,7 +266,7 @@ func TestDrainDay(t *testing.T) {
 				d := newDrain(r, load{counters: c.series - 10, gauges: 10})
 				d.steps(18)
 				// An hour's bucket that is begun is ended before anything else goes.
-				took := d.outage(24*360, 3*minute, nil)
+				took := d.outage(24*360, 5*minute, nil)
 				t.Logf("a day drained in %v; first in, first out: %v", took, d.fifo(24*360, c.series))
 				if took > 2*time.Hour {
 					t.Errorf("drained after %v, want less than 2 h", took)
@@ -283,7 +283,7 @@ func TestDrainCrashes(t *testing.T) {
 		d := newDrain(r, load{counters: 400, gauges: 20, distributions: 20, sets: 5})
 		d.steps(18)
 		crashes := 0
-		took := d.outage(360, 3*minute, func(i int) {
+		took := d.outage(360, 5*minute, func(i int) {
 			for range i % 5 { // not always at the same point of a round
 				r.f.turn(t.Context())
 			}
