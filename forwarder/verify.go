@@ -172,8 +172,8 @@ func (f *Forwarder) giveUp(tx *spool.Tx, b *spool.Batch, now time.Time) {
 	})
 	drop := spool.Settlement{To: spool.Dropped, Reason: "unverified", At: now}
 	switch {
-	case harmless == nil && rest == nil: // a hello
-		tx.State(b.Seq, spool.Queued, now, b.Started, b.Attempts)
+	case harmless == nil && rest == nil: // a hello: another one asks
+		f.settle(tx, b, drop)
 		return
 	case resent || harmless == nil && !f.options.Resend:
 		f.settle(tx, b, drop)
