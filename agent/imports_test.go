@@ -38,7 +38,6 @@ var homes = map[string]string{
 	"github.com/fsnotify/fsnotify":   "agent",
 	"github.com/spf13/cobra":         "agent",
 	"golang.org/x/sys":               "listeners",
-	"github.com/prometheus/common":   "agent",
 }
 
 // TestImports holds the import table against the code.

@@ -102,7 +102,7 @@ type Upstream struct {
 // Spool says where windows are kept and how many.
 type Spool struct {
 	Dir       string        `yaml:"dir"`                              // absolute; Load replaces "" by DefaultSpoolDir
-	MaxBytes  Size          `yaml:"max_bytes" min:"64MiB" max:"1TiB"` // 32 MiB of it are kept in reserve for rolling up (docs/reliability.md)
+	MaxBytes  Size          `yaml:"max_bytes" min:"64MiB" max:"1TiB"` // what goes beyond it: docs/spool.md
 	Retention time.Duration `yaml:"retention" min:"0s" max:"744h"`    // a wish; MaxBytes is the bound
 }
 

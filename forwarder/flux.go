@@ -56,6 +56,8 @@ type flux struct {
 	points     []float64 // scratch
 }
 
+var _ Upstream = (*flux)(nil)
+
 func (f *flux) Known() bool { return f.dialect != "" }
 
 func (f *flux) Hello(to *Sheet, at time.Time) {
