@@ -202,7 +202,7 @@ func forwarderOptions(u configs.Upstream, cfg configs.Config, log *slog.Logger) 
 		dialect = ""
 	}
 	return forwarder.Options{
-		Name: u.Name, URL: u.URL, Key: u.Key.Reveal(), Version: version,
+		Name: u.Name, Type: u.Type, URL: u.URL, Key: u.Key.Reveal(), Version: version,
 		RequestsPerMinute: u.RequestsPerMinute, ItemsPerRequest: u.ItemsPerRequest, Timeout: u.Timeout,
 		Dialect: dialect, Verify: u.Verify == "auto", Resend: u.Unverified == "resend", Settle: u.Settle,
 		Points: u.Points, Scalars: u.Scalars, Only: u.Only, Except: u.Except,

@@ -70,7 +70,7 @@
 //
 //	requests      Options.RequestsPerMinute in any 60 s, however long each takes
 //	items         Options.ItemsPerRequest, the marker among them
-//	body          fluxBody, 4 MiB less 4 KiB
+//	body          maxBody, 4 MiB less 4 KiB
 //	points        Options.Points a distribution and bucket, fewer on lower rungs
 //	outbox        outboxMax bytes of sealed batches; nothing is sealed beyond
 //	doubts        maxDoubts batches; beyond nothing is sent

@@ -109,7 +109,7 @@ func (r *rig) effects(windows []time.Time) map[string]effect {
 	for _, k := range kinds {
 		n := map[time.Time]int{}
 		name := k.name
-		if k.kind == aggregator.Set && r.f.upstream.dialect == SelfHosted {
+		if k.kind == aggregator.Set && r.f.contact.dialect == SelfHosted {
 			name += ".unique"
 		}
 		for _, row := range r.flux.RowsOf(name) {

@@ -24,10 +24,6 @@ const (
 	fluxHead      = `{"metrics":[`
 	fluxTail      = `]}`
 
-	// fluxBody bounds a batch's body; 4 MiB is what sluice itself takes, and the
-	// common limit of proxies. 498 ordinary items are 80 KB.
-	fluxBody = 4<<20 - 4096
-
 	// The marker is the last item of every batch: a gauge whose value is the
 	// batch's sequence, in one of slots series. A batch is stored whole or not at
 	// all, so where the marker is, the batch is.
@@ -48,17 +44,18 @@ const timestamp = "2006-01-02T15:04:05.000Z"
 
 // flux speaks to Flux.
 type flux struct {
-	options    Options
-	agent      string // identity of this agent
-	generation string // of its outbox; sequences begin anew with it
-	dialect    string // "" while it is not known
-	names      names
-	points     []float64 // scratch
+	*contact
+	options Options
+	points  []float64 // scratch
 }
 
 var _ Upstream = (*flux)(nil)
 
+func (f *flux) Form() Form { return Form{Head: fluxHead, Own: 1} }
+
 func (f *flux) Known() bool { return f.dialect != "" }
+
+func (f *flux) Members() bool { return f.dialect == Hosted }
 
 func (f *flux) Hello(to *Sheet, at time.Time) {
 	to.begin(0, 0)
@@ -181,7 +178,7 @@ func quote(dst []byte, s string) []byte {
 }
 
 func (f *flux) Finish(b *spool.Batch) {
-	b.Type, b.Dialect, b.URL = "flux", f.dialect, f.options.URL
+	b.Type, b.Dialect, b.URL = Flux, f.dialect, f.options.URL
 	at := len(b.Body) + 1
 	b.Body = f.own(append(b.Body, ','), fluxMarker, b.Sealed, strconv.FormatUint(b.Seq, 10), f.slot(b))
 	b.Items = append(b.Items, spool.Item{Off: uint32(at), Len: uint32(len(b.Body) - at)})

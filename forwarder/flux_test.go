@@ -18,11 +18,11 @@ import (
 )
 
 func newFlux(dialect string) *flux {
-	return &flux{options: testOptions(), agent: "00c0ffee00c0ffee", generation: "0123456789abcdef", dialect: dialect, names: names{uses: make(map[string]use)}}
+	return &flux{options: testOptions(), contact: &contact{agent: "00c0ffee00c0ffee", generation: "0123456789abcdef", dialect: dialect, names: names0()}}
 }
 
 func newSheet(maxItems int) *Sheet {
-	return &Sheet{maxItems: maxItems, maxBody: fluxBody, head: fluxHead}
+	return &Sheet{maxItems: maxItems, maxBody: maxBody, head: fluxHead}
 }
 
 // renderAll renders the open window of s.
@@ -497,7 +497,7 @@ func TestPart(t *testing.T) {
 	b := sheet.batches[0]
 	b.Seq, b.Sealed = 1, t0
 	f.Finish(b)
-	gauges := part(b, func(_ int, i spool.Item) bool { return i.Kind == uint8(aggregator.Gauge) })
+	gauges := part(f, b, func(_ int, i spool.Item) bool { return i.Kind == uint8(aggregator.Gauge) })
 	gauges.Seq, gauges.Sealed = 2, t0
 	f.Finish(gauges)
 	if got := checkBatch(t, gauges, true); got != 9 || len(gauges.Items) != 10 {
@@ -506,7 +506,7 @@ func TestPart(t *testing.T) {
 	if got := strings.Count(string(gauges.Body), fluxMarker); got != 1 {
 		t.Errorf("part has %d markers, want 1", got)
 	}
-	if got := part(b, func(int, spool.Item) bool { return false }); got != nil {
+	if got := part(f, b, func(int, spool.Item) bool { return false }); got != nil {
 		t.Errorf("part of nothing = %+v, want nil", got)
 	}
 }

@@ -18,12 +18,13 @@ import (
 // Options of one upstream. All fields must be set unless they say otherwise.
 type Options struct {
 	Name    string // the outbox's
+	Type    string // Flux
 	URL     string // without the API's path and without a final slash
 	Key     string
 	Version string // of sluice, for User-Agent
 
 	RequestsPerMinute int
-	ItemsPerRequest   int           // of them one is the marker
+	ItemsPerRequest   int           // the agent's own among them, see Form
 	Timeout           time.Duration // for the answer to one request
 	Dialect           string        // Hosted, SelfHosted, or "" to find out
 	Verify            bool          // look for what is in doubt before it is sent again
@@ -52,13 +53,14 @@ type Forwarder struct {
 	options  Options
 	spool    *spool.Spool
 	outbox   *spool.Outbox
-	upstream *flux
+	upstream Upstream
 	client   *http.Client
 	log      *slog.Logger
 	wake     chan struct{} // holds one token when something was appended
 
 	// Owned by Run.
-	ready     bool // recover has been called
+	contact   *contact // shared with upstream
+	ready     bool     // recover has been called
 	backoff   *backoff.ExponentialBackOff
 	notBefore time.Time      // no request before, because the last one failed
 	draining  time.Time      // since when a backlog is being drained; zero if none is
@@ -100,9 +102,10 @@ func New(o Options, s *spool.Spool) *Forwarder {
 	if o.Transport == nil {
 		o.Transport = newTransport(o.Timeout)
 	}
+	c := &contact{dialect: o.Dialect}
 	f := &Forwarder{
 		options: o, spool: s, outbox: s.Outbox(o.Name),
-		upstream: &flux{options: o, dialect: o.Dialect},
+		upstream: newUpstream(o, c), contact: c,
 		client: &http.Client{
 			Transport:     o.Transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -117,7 +120,7 @@ func New(o Options, s *spool.Spool) *Forwarder {
 		backoff.WithRandomizationFactor(1), backoff.WithMaxInterval(time.Minute), backoff.WithMaxElapsedTime(0))
 	f.budget = newBudget(o.RequestsPerMinute, nil, time.Now())
 	f.reads = newBudget(looksPerMinute, nil, time.Now())
-	f.stats = Stats{Name: o.Name, Type: "flux", URL: o.URL, Dialect: o.Dialect, State: "ok", RequestsAllowed: o.RequestsPerMinute}
+	f.stats = Stats{Name: o.Name, Type: o.Type, URL: o.URL, Dialect: o.Dialect, State: "ok", RequestsAllowed: o.RequestsPerMinute}
 	return f
 }
 
@@ -235,14 +238,14 @@ func (f *Forwarder) notePlan(p Plan) {
 // recover takes up what an earlier process left: the dialect, the names, the
 // request log, and batches that were being sent when it died.
 func (f *Forwarder) recover(now time.Time) error {
-	f.upstream.agent, f.upstream.generation = f.spool.Identity(), f.outbox.Generation()
+	f.contact.agent, f.contact.generation = f.spool.Identity(), f.outbox.Generation()
 	if f.options.Dialect == "" {
 		f.learn(string(f.outbox.Get(stateTable, f.dialectKey())))
 	}
-	f.upstream.names = names{uses: make(map[string]use)}
+	f.contact.names = names{uses: make(map[string]use)}
 	for name, u := range f.outbox.Table(namesTable) {
 		if len(u) == len(use{}) {
-			f.upstream.names.uses[name] = use(u)
+			f.contact.names.uses[name] = use(u)
 		}
 	}
 	f.doubt = 0
@@ -295,7 +298,7 @@ const (
 func (f *Forwarder) dialectKey() string { return "dialect " + f.options.URL }
 
 func (f *Forwarder) learn(dialect string) {
-	f.upstream.dialect = dialect
+	f.contact.dialect = dialect
 	f.mu.Lock()
 	f.stats.Dialect = dialect
 	f.mu.Unlock()
@@ -425,7 +428,7 @@ func (f *Forwarder) act(b *spool.Batch, v Verdict, now time.Time, times []time.T
 // learns tells whether a verdict tells a dialect that is not known yet. One that
 // is configured is not for the upstream to change.
 func (f *Forwarder) learns(v Verdict) bool {
-	return f.options.Dialect == "" && f.upstream.dialect != v.Dialect
+	return f.options.Dialect == "" && f.contact.dialect != v.Dialect
 }
 
 // conclude tells what a verdict changed.

@@ -146,7 +146,7 @@ type rig struct {
 func testOptions() Options {
 	return Options{
 		Interval: interval, CatchUp: 15 * time.Minute,
-		Name: "flux", URL: "http://flux.test", Key: fluxtest.Key, Version: "test",
+		Name: "flux", Type: Flux, URL: "http://flux.test", Key: fluxtest.Key, Version: "test",
 		RequestsPerMinute: 10, ItemsPerRequest: 499, Timeout: 120 * time.Second,
 		Verify: true, Settle: time.Minute, Points: fewPoints, Scalars: allScalars, MaxSetMembers: 10_000,
 	}
@@ -349,7 +349,7 @@ func (r *rig) exact(w *tally) {
 	if want := float64(len(w.windows)-1) - 2.5; last.Value != want || !last.Time.Equal(w.windows[len(w.windows)-1]) {
 		r.t.Errorf("upstream's last temp = %v at %v, want %v at %v", last.Value, last.Time, want, w.windows[len(w.windows)-1])
 	}
-	if r.f.upstream.dialect == Hosted {
+	if r.f.contact.dialect == Hosted {
 		if got := r.flux.SetMembers("users"); !slices.Equal(got, w.members) {
 			r.t.Errorf("upstream has members %v, want %v", got, w.members)
 		}

@@ -377,7 +377,7 @@ func TestEstimateBounds(t *testing.T) {
 		o := testOptions()
 		o.MaxSetMembers = 100
 		n := Need{Interval: interval, Points: 20, Scalars: len(o.Scalars), Members: o.MaxSetMembers, Large: 10, Items: 498, PerMin: 10}
-		f := &flux{options: o, agent: "a", dialect: Hosted, names: names0()}
+		f := &flux{options: o, contact: &contact{agent: "a", dialect: Hosted, names: names0()}}
 		if !hosted {
 			f.dialect, n.Members = SelfHosted, 1
 		}
@@ -424,7 +424,7 @@ func TestEstimateBounds(t *testing.T) {
 				at, _ := bucketOf(e, r)
 				buckets[at] = append(buckets[at], reader)
 			}
-			sheet := &Sheet{maxItems: 498, maxBody: fluxBody, head: fluxHead}
+			sheet := &Sheet{maxItems: 498, maxBody: maxBody, head: fluxHead}
 			for at, readers := range buckets {
 				b := &Bucket{At: at, Rung: r, LargeSet: uint64(n.Large)}
 				for s, v := range aggregator.Merge(n.Members, nil, readers...).All() {

@@ -62,7 +62,7 @@ type round struct {
 
 func (f *Forwarder) newRound(slots int) *round {
 	r := &round{forwarder: f, slots: slots, start: f.outbox.Pending(), doubt: f.doubt}
-	r.sheet = &Sheet{maxItems: f.options.ItemsPerRequest - 1, maxBody: fluxBody, head: fluxHead}
+	r.sheet = &Sheet{maxItems: f.room(), maxBody: maxBody, head: f.upstream.Form().Head}
 	r.pending = r.start
 	r.group, _ = f.outbox.Group()
 	for _, have := range r.pending {
@@ -76,7 +76,7 @@ func (r *round) need(now time.Time) Need {
 	f := r.forwarder
 	return Need{
 		Interval: f.options.Interval, Points: f.options.Points, Scalars: len(f.options.Scalars),
-		Items: f.options.ItemsPerRequest - 1, PerMin: f.limit(), Slots: r.slots - len(r.sheet.batches),
+		Items: f.room(), PerMin: f.limit(), Slots: r.slots - len(r.sheet.batches),
 		Members: f.members(), Large: f.largeSet(),
 		CatchUp: f.options.CatchUp, Since: f.draining, Group: r.group, Pending: r.pending, Owed: r.owed, Recent: f.recent(now),
 	}
@@ -339,7 +339,7 @@ func (f *Forwarder) seal(now time.Time, slots int) (sealed bool, wait time.Durat
 	f.notePlan(r.plan)
 	f.draining = r.plan.Since
 	if err != nil || !r.changed {
-		f.upstream.names.forget()
+		f.contact.names.forget()
 		return false, r.plan.Wait, err
 	}
 	if err := f.store(r.sheet, now, r.commit); err != nil {
@@ -352,11 +352,14 @@ func (f *Forwarder) seal(now time.Time, slots int) (sealed bool, wait time.Durat
 // members is how many of a set may go out one by one: where strings are not
 // taken, none, but their number.
 func (f *Forwarder) members() int {
-	if f.upstream.dialect != Hosted {
+	if !f.upstream.Members() {
 		return 1
 	}
 	return f.options.MaxSetMembers
 }
+
+// room is how many items of others a request has room for beside the agent's own.
+func (f *Forwarder) room() int { return f.options.ItemsPerRequest - f.upstream.Form().Own }
 
 // largeSet is how many members a set may have to go out one by one when large
 // ones do not: 5 % of a minute's items.
@@ -381,17 +384,17 @@ func (f *Forwarder) store(sheet *Sheet, now time.Time, with func(*spool.Tx) erro
 		for _, b := range sheet.batches {
 			f.sealBatch(tx, b, now)
 		}
-		for _, name := range f.upstream.names.fresh {
-			u := f.upstream.names.uses[name]
+		for _, name := range f.contact.names.fresh {
+			u := f.contact.names.uses[name]
 			tx.Put(namesTable, name, u[:])
 		}
 		return nil
 	})
 	if err != nil {
-		f.upstream.names.forget()
+		f.contact.names.forget()
 		return err
 	}
-	f.upstream.names.keep()
+	f.contact.names.keep()
 	return nil
 }
 
@@ -404,8 +407,8 @@ func (f *Forwarder) sealBatch(tx *spool.Tx, b *spool.Batch, now time.Time) {
 
 // part makes a batch of those items of b that keep answers true for, without
 // the agent's own, which it gets anew. It answers nil if there are none.
-func part(b *spool.Batch, keep func(i int, item spool.Item) bool) *spool.Batch {
-	sheet := Sheet{maxItems: len(b.Items), maxBody: len(b.Body), head: fluxHead}
+func part(u Upstream, b *spool.Batch, keep func(i int, item spool.Item) bool) *spool.Batch {
+	sheet := Sheet{maxItems: len(b.Items), maxBody: len(b.Body), head: u.Form().Head}
 	for i, item := range b.Items {
 		if item.Kind == 0 || !keep(i, item) {
 			continue
@@ -439,7 +442,7 @@ func (f *Forwarder) halve(tx *spool.Tx, b *spool.Batch, reason string, now time.
 		return
 	}
 	// The agent's own items come last, so the first half are all others.
-	f.sealBatch(tx, part(b, func(i int, _ spool.Item) bool { return i < half }), now)
-	f.sealBatch(tx, part(b, func(i int, _ spool.Item) bool { return i >= half }), now)
+	f.sealBatch(tx, part(f.upstream, b, func(i int, _ spool.Item) bool { return i < half }), now)
+	f.sealBatch(tx, part(f.upstream, b, func(i int, _ spool.Item) bool { return i >= half }), now)
 	f.settle(tx, b, spool.Settlement{To: spool.Replaced, At: now})
 }

@@ -2,15 +2,52 @@ package forwarder
 
 import (
 	"net/http"
+	"strconv"
 	"time"
 
 	"sluice/aggregator"
 	"sluice/spool"
 )
 
+// Flux is a type of upstream: hosted Flux, or the open-source server.
+const Flux = "flux"
+
+// newUpstream makes the upstream that the options ask for. configs lets no other
+// type through.
+func newUpstream(o Options, c *contact) Upstream {
+	switch o.Type {
+	case Flux:
+		return &flux{contact: c, options: o}
+	}
+	panic("forwarder: there is no type of upstream " + strconv.Quote(o.Type))
+}
+
+// A contact is what a forwarder and its upstream know of each other. The
+// forwarder fills it in from the outbox before the upstream is asked to render
+// or to send, and stores what is new with the transaction that it belongs to.
+type contact struct {
+	agent      string // identity of this agent
+	generation string // of its outbox; sequences begin anew with it
+	dialect    string // "" while it is not known
+	names      names
+}
+
+// A Form is how an upstream's batches look.
+type Form struct {
+	Head string // what a batch's body begins with
+	Own  int    // items that Finish adds
+}
+
+// maxBody bounds a batch's body; 4 MiB is what sluice itself takes, and the
+// common limit of proxies, less what Finish adds. 498 ordinary items are 80 KB.
+const maxBody = 4<<20 - 4096
+
 // An Upstream speaks the protocol of one kind of metrics API. It does no I/O
 // and keeps no time; its methods are called by one goroutine.
 type Upstream interface {
+	// Form tells how batches are built; it is the same at every call.
+	Form() Form
+
 	// Render adds the items that stand for v, the value of s in a bucket, to the
 	// sheet. It may add none.
 	Render(to *Sheet, b *Bucket, s aggregator.Series, v *aggregator.Value)
@@ -19,6 +56,10 @@ type Upstream interface {
 	// dialect from; Known tells whether that is needed.
 	Hello(to *Sheet, at time.Time)
 	Known() bool
+
+	// Members tells whether the members of a set go out one by one; else it is
+	// their number.
+	Members() bool
 
 	// Finish closes a batch's body once its sequence is known.
 	Finish(b *spool.Batch)

@@ -164,10 +164,10 @@ func repeatable(k aggregator.Kind) bool { return k == aggregator.Gauge || k == a
 // out, is not.
 func (f *Forwarder) giveUp(tx *spool.Tx, b *spool.Batch, now time.Time) {
 	resent := f.outbox.Get(resentTable, resentKey(b)) != nil
-	harmless := part(b, func(_ int, i spool.Item) bool {
+	harmless := part(f.upstream, b, func(_ int, i spool.Item) bool {
 		return repeatable(aggregator.Kind(i.Kind))
 	})
-	rest := part(b, func(_ int, i spool.Item) bool {
+	rest := part(f.upstream, b, func(_ int, i spool.Item) bool {
 		return !repeatable(aggregator.Kind(i.Kind))
 	})
 	drop := spool.Settlement{To: spool.Dropped, Reason: "unverified", At: now}
