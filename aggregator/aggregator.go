@@ -29,14 +29,16 @@ const maxAhead = 10 * time.Minute
 // An Aggregator turns samples into windows. It starts no goroutine and reads
 // no clock.
 type Aggregator struct {
-	options  Options
 	registry *registry
 
-	rotating sync.Mutex // held by Rotate and Stats as a whole; guards the fields below
-	number   uint64     // of the open window; counted from 2, so that entries with 0 are in no window before
-	start    int64      // of the open window, nanoseconds since 1970
-	closed   int64      // greatest start of a live window that was closed
+	rotating sync.Mutex    // held by Rotate and Stats as a whole; guards the fields below
+	options  *Options      // replaced, never changed
+	interval time.Duration // of the open window; options.Interval may wait for its turn
+	number   uint64        // of the open window; counted from 2, so that entries with 0 are in no window before
+	start    int64         // of the open window, nanoseconds since 1970
+	closed   int64         // greatest start of a live window that was closed
 	windowed [Kinds]uint64
+	retired  [Kinds]uint64 // accepted by intakes that are gone
 
 	mu      sync.Mutex // guards the fields below
 	intakes []*Intake
@@ -47,13 +49,39 @@ type Aggregator struct {
 
 // New makes an aggregator whose first window is the one that now is in.
 func New(o Options, now time.Time) *Aggregator {
-	a := &Aggregator{options: o, registry: newRegistry(o), number: 2, closed: -1}
-	a.start = a.align(now.UnixNano())
+	a := &Aggregator{options: &o, interval: o.Interval, registry: newRegistry(o), number: 2, closed: -1}
+	a.start = align(now.UnixNano(), o.Interval)
+	a.late.interval = o.Interval
 	a.late.windows = make(map[int64]map[*entry]aggregate)
 	return a
 }
 
-func (a *Aggregator) align(t int64) int64 { return t - t%int64(a.options.Interval) }
+func align(t int64, interval time.Duration) int64 { return t - t%int64(interval) }
+
+// Configure changes the options of a running aggregator; nothing that is open
+// is touched. Another interval begins when a window ends where one of the new
+// ones begins too, so that windows go on nesting into minutes: within a minute.
+func (a *Aggregator) Configure(o Options) {
+	a.rotating.Lock()
+	defer a.rotating.Unlock()
+	a.options = &o
+	a.registry.configure(o)
+	for _, in := range a.all() {
+		in.mu.Lock()
+		in.options = &o
+		in.mu.Unlock()
+	}
+}
+
+// Forget makes every spelling be asked for anew, because what a Spelling
+// answers has changed. Series and values stay.
+func (a *Aggregator) Forget() {
+	for _, in := range a.all() {
+		in.mu.Lock()
+		in.forget()
+		in.mu.Unlock()
+	}
+}
 
 // Intake opens a way in for one reader, whose samples are spelled the way
 // spelling knows.
@@ -62,8 +90,9 @@ func (a *Aggregator) Intake(spelling Spelling) *Intake {
 	defer a.rotating.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	in := &Intake{home: a, spelling: spelling, hot: make(map[string]*link), fresh: make(map[target]*link)}
-	in.open(a.number, a.start, a.start+int64(a.options.Interval), new(table))
+	in := &Intake{home: a, spelling: spelling, options: a.options}
+	in.forget()
+	in.open(a.number, a.start, a.start+int64(a.interval), new(table))
 	a.intakes = append(a.intakes, in)
 	return in
 }
@@ -72,7 +101,7 @@ func (a *Aggregator) Intake(spelling Spelling) *Intake {
 func (a *Aggregator) Ends() time.Time {
 	a.rotating.Lock()
 	defer a.rotating.Unlock()
-	return time.Unix(0, a.start+int64(a.options.Interval))
+	return time.Unix(0, a.start+int64(a.interval))
 }
 
 // Rotate closes the open window and all that hold values of other times, and
@@ -84,12 +113,15 @@ func (a *Aggregator) Rotate(now time.Time) []*Window {
 	a.rotating.Lock()
 	defer a.rotating.Unlock()
 	a.number++
-	live := a.window(a.start, a.start <= a.closed)
+	live := a.window(a.start, a.interval, a.start <= a.closed)
 	a.closed = max(a.closed, a.start)
-	a.start = a.align(now.UnixNano())
+	if next := a.options.Interval; align(now.UnixNano(), next) == align(now.UnixNano(), a.interval) {
+		a.interval = next
+	}
+	a.start = align(now.UnixNano(), a.interval)
 
 	for _, in := range a.all() {
-		t, absent := in.rotate(a.number, a.start, a.start+int64(a.options.Interval), a.table())
+		t, absent := in.rotate(a.number, a.start, a.start+int64(a.interval), a.table())
 		live.tables = append(live.tables, t)
 		live.Absent += absent
 		live.values = t.collect(live.values)
@@ -106,14 +138,33 @@ func (a *Aggregator) Rotate(now time.Time) []*Window {
 		}
 		return false
 	})
+	a.retire()
 	if a.number%sweepEvery == 0 {
 		a.registry.sweep(a.number)
 	}
 	return windows
 }
 
-func (a *Aggregator) window(start int64, late bool) *Window {
-	return &Window{ID: rand.Uint64(), Start: time.Unix(0, start).UTC(), Width: a.options.Interval, Late: late, home: a}
+func (a *Aggregator) window(start int64, width time.Duration, late bool) *Window {
+	return &Window{ID: rand.Uint64(), Start: time.Unix(0, start).UTC(), Width: width, Late: late, home: a}
+}
+
+// retire lets go of intakes that were closed and whose last samples are in a
+// window by now.
+func (a *Aggregator) retire() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.intakes = slices.DeleteFunc(a.intakes, func(in *Intake) bool {
+		in.mu.Lock()
+		defer in.mu.Unlock()
+		if !in.closed || in.live != [Kinds]uint64{} {
+			return false
+		}
+		for k, n := range in.accepted {
+			a.retired[k] += n
+		}
+		return true
+	})
 }
 
 func (a *Aggregator) all() []*Intake {
@@ -163,7 +214,7 @@ type Stats struct {
 func (a *Aggregator) Stats() Stats {
 	a.rotating.Lock()
 	defer a.rotating.Unlock()
-	s := Stats{Windowed: a.windowed, Limit: a.options.MaxSeries}
+	s := Stats{Accepted: a.retired, Windowed: a.windowed, Limit: a.options.MaxSeries}
 	s.Series, s.Folded = a.registry.stats()
 	for _, in := range a.all() {
 		in.mu.Lock()

@@ -67,7 +67,8 @@
 // An Aggregator is safe for use by several goroutines. An Intake takes one Add at
 // a time, others wait; readers with an intake each never wait for each other,
 // except on series they meet for the first time, on gauges they share and on
-// values of other times. Rotate holds an intake only while it swaps tables. A
+// values of other times. Rotate holds an intake only while it swaps tables; Configure
+// and Forget hold one at a time, for no longer. A
 // closed window, a Reader, a Merger and a Value are for one goroutine at a time.
 //
 // The package starts no goroutine and reads no clock: now always comes from

@@ -9,8 +9,10 @@ type Intake struct {
 	spelling Spelling
 
 	mu         sync.Mutex // guards the fields below; taken once per Add
-	window     uint64     // number of the open window
-	start, end int64      // of the open window, nanoseconds since 1970
+	options    *Options
+	closed     bool
+	window     uint64 // number of the open window
+	start, end int64  // of the open window, nanoseconds since 1970
 	table      *table
 	absent     uint32 // series in table that were not in the window before
 
@@ -83,6 +85,21 @@ func (in *Intake) age() {
 	in.aged, in.hotBytes = 0, 0
 }
 
+// Close says that there will be no Add any more. What was added is in the next
+// window, as ever; after that the aggregator forgets the intake.
+func (in *Intake) Close() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.closed = true
+}
+
+// forget drops all links. Those of the open window are made anew, with cells of
+// their own, which the window puts together when it is closed.
+func (in *Intake) forget() {
+	in.hot, in.cold, in.fresh = make(map[string]*link), nil, make(map[target]*link)
+	in.aged, in.hotBytes = 0, 0
+}
+
 // Add takes a batch of samples that arrived at now, in nanoseconds since 1970.
 // It answers how many of them it marked, by setting Refused or the flag TagCut.
 // The batch is the caller's again when Add returns; nothing of it is kept.
@@ -111,18 +128,18 @@ func (in *Intake) Add(now int64, batch []Sample) (marked int) {
 
 func (in *Intake) take(now int64, l *link, s *Sample) Reason {
 	if s.Time != 0 && (s.Time < in.start || s.Time >= in.end) {
-		return in.home.late.take(in.home, now, l.entry, s)
+		return in.home.late.take(in.options, now, l.entry, s)
 	}
 	switch s.Kind {
 	case Counter:
 		cellOf(in, l, &in.table.counters).value.take(s)
 	case Gauge:
-		v, time, seq := l.entry.running.take(s, now, in.home.options.NegativeDelta)
+		v, time, seq := l.entry.running.take(s, now, in.options.NegativeDelta)
 		cellOf(in, l, &in.table.gauges).value.take(v, time, seq)
 	case Distribution:
 		cellOf(in, l, &in.table.distributions).value.take(s)
 	case Set:
-		cellOf(in, l, &in.table.sets).value.take(s.Member, in.home.options.MaxSetMembers)
+		cellOf(in, l, &in.table.sets).value.take(s.Member, in.options.MaxSetMembers)
 	}
 	in.accepted[s.Kind]++
 	in.live[s.Kind]++
@@ -195,7 +212,7 @@ func (in *Intake) remember(l *link) {
 	if len(in.text) > maxSpelling {
 		return
 	}
-	limit := in.home.options.MaxSeries
+	limit := in.options.MaxSeries
 	if len(in.hot) >= linksPerSeries*limit || in.hotBytes >= linkBytesPerSeries*limit {
 		in.age()
 	}

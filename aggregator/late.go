@@ -9,7 +9,8 @@ import (
 // lateWindows are those that hold values of other times than the open
 // window's. There are few such values, so one lock and one map serve.
 type lateWindows struct {
-	mu             sync.Mutex // guards the fields below
+	mu             sync.Mutex    // guards the fields below
+	interval       time.Duration // of the windows
 	windows        map[int64]map[*entry]aggregate
 	series         int // in all windows
 	accepted, open [Kinds]uint64
@@ -17,20 +18,20 @@ type lateWindows struct {
 
 // take puts a sample of another time into the window of that time, or refuses
 // it: too old, too far ahead, or one series more than max_series allows.
-func (l *lateWindows) take(a *Aggregator, now int64, e *entry, s *Sample) Reason {
+func (l *lateWindows) take(o *Options, now int64, e *entry, s *Sample) Reason {
 	switch {
-	case s.Time < now-int64(a.options.MaxLateness):
+	case s.Time < now-int64(o.MaxLateness):
 		return Late
 	case s.Time > now+int64(maxAhead):
 		return Future
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	start := a.align(s.Time)
+	start := align(s.Time, l.interval)
 	w := l.windows[start]
 	value, ok := w[e]
 	if !ok {
-		if l.series >= a.options.MaxSeries {
+		if l.series >= o.MaxSeries {
 			return TooManyLate
 		}
 		if w == nil {
@@ -45,11 +46,11 @@ func (l *lateWindows) take(a *Aggregator, now int64, e *entry, s *Sample) Reason
 	case *counter:
 		v.take(s)
 	case *gauge:
-		v.take(e.running.take(s, now, a.options.NegativeDelta))
+		v.take(e.running.take(s, now, o.NegativeDelta))
 	case *distribution:
 		v.take(s)
 	case *set:
-		v.take(s.Member, a.options.MaxSetMembers)
+		v.take(s.Member, o.MaxSetMembers)
 	}
 	l.accepted[s.Kind]++
 	l.open[s.Kind]++
@@ -71,12 +72,13 @@ func newAggregate(k Kind) aggregate {
 // rotate closes all windows, oldest first.
 func (l *lateWindows) rotate(a *Aggregator) []*Window {
 	l.mu.Lock()
-	closed := l.windows
+	closed, width := l.windows, l.interval
+	l.interval = a.interval
 	l.windows, l.series, l.open = make(map[int64]map[*entry]aggregate), 0, [Kinds]uint64{}
 	l.mu.Unlock()
 	windows := make([]*Window, 0, len(closed))
 	for start, values := range closed {
-		w := a.window(start, true)
+		w := a.window(start, width, true)
 		for e, v := range values {
 			w.values = append(w.values, seriesValue{e.series, v})
 		}

@@ -62,15 +62,14 @@ func (e *entry) use(window uint64) bool {
 // The registry knows the open series and keeps them within limits. It is
 // locked on a miss only.
 type registry struct {
+	mu               sync.Mutex // guards the fields below
 	limit, perMetric int
-
-	mu      sync.Mutex // guards the fields below
-	series  map[string]*entry
-	metrics map[string]*metric // by kind and name
-	folds   int                // series made by folding
-	bytes   int                // of all keys
-	folded  []Folded
-	buf     []byte // key being looked up
+	series           map[string]*entry
+	metrics          map[string]*metric // by kind and name
+	folds            int                // series made by folding
+	bytes            int                // of all keys
+	folded           []Folded
+	buf              []byte // key being looked up
 }
 
 // metric counts the series of one name and kind.
@@ -95,6 +94,12 @@ const (
 func newRegistry(o Options) *registry {
 	return &registry{limit: o.MaxSeries, perMetric: o.MaxSeriesPerMetric,
 		series: make(map[string]*entry), metrics: make(map[string]*metric)}
+}
+
+func (r *registry) configure(o Options) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.limit, r.perMetric = o.MaxSeries, o.MaxSeriesPerMetric
 }
 
 // resolve returns the entry of the series in k, or the one it is folded into

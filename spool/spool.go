@@ -248,6 +248,28 @@ func (s *Spool) Outbox(name string) *Outbox {
 	return o
 }
 
+// Release says that an upstream is no longer configured, until Outbox is called
+// for it again: what only it is owed goes after Retention. Nothing must use its
+// handle meanwhile.
+func (s *Spool) Release(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o := s.outboxes[name[:min(len(name), 255)]]; o != nil {
+		o.configured = false
+	}
+}
+
+// SetLimits changes MaxBytes and Retention of the options, with the same
+// meaning of 0. The next append or Maintain acts on them.
+func (s *Spool) SetLimits(maxBytes int64, retention time.Duration) {
+	var o Options
+	o.MaxBytes, o.Retention = maxBytes, retention
+	o = New(o).opt
+	s.io.Lock()
+	defer s.io.Unlock()
+	s.opt.MaxBytes, s.opt.Retention = o.MaxBytes, o.Retention
+}
+
 func (s *Spool) outboxLocked(name string) *Outbox {
 	o := s.outboxes[name]
 	if o == nil {
