@@ -138,8 +138,8 @@ type upstreamKindDoc struct {
 	Items     map[string]uint64 `json:"items"` // of what went out, per column
 }
 
-// kinds are those that can have samples.
-var kinds = []aggregator.Kind{aggregator.Counter, aggregator.Gauge, aggregator.Distribution, aggregator.Set}
+// kinds are those that can have samples; of events, each is one.
+var kinds = []aggregator.Kind{aggregator.Counter, aggregator.Gauge, aggregator.Distribution, aggregator.Set, aggregator.Events}
 
 func (a *agent) status(now time.Time) statusDoc {
 	stats := a.aggregator.Stats()

@@ -44,7 +44,8 @@ type Aggregator struct {
 	intakes []*Intake
 	free    []*table
 
-	late lateWindows
+	late   lateWindows
+	events openEvents
 }
 
 // New makes an aggregator whose first window is the one that now is in.
@@ -126,9 +127,10 @@ func (a *Aggregator) Rotate(now time.Time) []*Window {
 		live.Absent += absent
 		live.values = t.collect(live.values)
 	}
+	live.events = a.events.rotate()
 	windows := append([]*Window{live}, a.late.rotate(a)...)
 	windows = slices.DeleteFunc(windows, func(w *Window) bool {
-		if len(w.values) == 0 {
+		if len(w.values) == 0 && w.events.len == 0 {
 			w.Release()
 			return true
 		}
@@ -224,6 +226,9 @@ func (a *Aggregator) Stats() Stats {
 		}
 		in.mu.Unlock()
 	}
+	a.events.mu.Lock()
+	s.Accepted[Events], s.Open[Events] = a.events.accepted, a.events.list.len
+	a.events.mu.Unlock()
 	a.late.mu.Lock()
 	defer a.late.mu.Unlock()
 	s.Pending = len(a.late.windows)

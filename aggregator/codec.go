@@ -15,16 +15,17 @@ import (
 // A window is one or more parts, each of at most maxPart bytes and readable by
 // itself:
 //
-//	version  1 byte, payloadVersion
+//	version  1 byte: 2 if there are blocks of events, else 1
 //	flags    1 byte, 0
 //	blocks   2 bytes, their number
 //	series   4 bytes, in this part
 //	index    per block:
-//	           type    1 byte, blockSeries (blockEvents is reserved)
+//	           type    1 byte, blockSeries or blockEvents
 //	           raw     4 bytes, length before compression
 //	           stored  4 bytes, length as stored
 //	           crc     4 bytes, CRC-32C of the stored bytes
-//	           key     2 bytes length, then the key of the block's first series
+//	           key     2 bytes length, then the key of the block's first series, or
+//	                   4 bytes, big endian: how many events of the window come before
 //	crc      4 bytes, CRC-32C of all bytes before it
 //	blocks   one after another, each one zstd frame without checksum
 //
@@ -35,12 +36,21 @@ import (
 //	entries  key: 2 bytes length, then the bytes (see Series);
 //	         value: up to the next entry, in the form of its kind
 //
-// Keys ascend through all blocks and parts. So one series is found by two
-// binary searches and one block's decompression.
+// Keys ascend through all blocks of series and parts. So one series is found by
+// two binary searches and one block's decompression.
+//
+// A block of events, uncompressed, behind all blocks of series:
+//
+//	count    4 bytes
+//	events   one behind the other, see Event
+//
+// Releases before version 2 say of such a part that its version is unknown; what
+// has no events they can read.
 const (
-	payloadVersion = 1
-	blockSeries    = 1
-	blockEvents    = 2
+	versionSeries = 1
+	versionEvents = 2 // the newest
+	blockSeries   = 1
+	blockEvents   = 2
 
 	// maxPart: bbolt takes values far below a segment's 32 MiB; a window of
 	// 100,000 busy distributions is 21 MiB.
@@ -76,24 +86,27 @@ var zstdDecoder = sync.OnceValue(func() *zstd.Decoder {
 })
 
 // encode yields the parts of a window that consists of the series and values
-// of entries, in ascending order of their keys. A part is valid until the next
-// is asked for. No entry: no part.
-func encode(entries iter.Seq2[Series, appender]) iter.Seq[[]byte] {
+// of entries, in ascending order of their keys, and of events. A part is valid
+// until the next is asked for. No entry and no event: no part.
+func encode(entries iter.Seq2[Series, appender], events iter.Seq[*Event]) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		var p partWriter
 		for s, v := range entries {
-			p.add(s, v)
-			if len(p.entries) < blockTarget {
-				continue
-			}
-			// Would the part still be within its bound with another block as large as can be?
-			if p.closeBlock(); len(p.stored)+len(p.index)+maxBlock/2 > maxPart || p.blocks == maxBlocks {
-				if !yield(p.closePart()) {
-					return
-				}
+			if p.add(s, v); len(p.entries) >= blockTarget && p.closeBlock() && !yield(p.closePart()) {
+				return
 			}
 		}
-		p.closeBlock()
+		full := p.closeBlock()
+		for e := range events {
+			if full && !yield(p.closePart()) {
+				return
+			}
+			full = false
+			if p.addEvent(e); len(p.entries) >= blockTarget {
+				full = p.closeEvents()
+			}
+		}
+		p.closeEvents()
 		if p.blocks > 0 {
 			yield(p.closePart())
 		}
@@ -108,10 +121,14 @@ type partWriter struct {
 	entries []byte
 	offsets []uint32
 	first   string
+	events  int // in the block; written with those before
 
 	// The part being written.
 	index, stored, part, raw []byte
 	blocks, series           int
+	version                  byte
+
+	before uint32 // events in blocks that are closed
 }
 
 func (p *partWriter) add(s Series, v appender) {
@@ -124,37 +141,67 @@ func (p *partWriter) add(s Series, v appender) {
 	p.entries = v.append(p.entries)
 }
 
-func (p *partWriter) closeBlock() {
+func (p *partWriter) addEvent(e *Event) {
+	p.entries = e.append(p.entries, e.Time)
+	p.events++
+}
+
+// closeBlock ends the block of series, if one is open, and answers whether the
+// part could not take another.
+func (p *partWriter) closeBlock() (full bool) {
 	if len(p.offsets) == 0 {
-		return
+		return false
 	}
 	p.raw = binary.LittleEndian.AppendUint32(p.raw[:0], uint32(len(p.offsets)))
 	for _, o := range p.offsets {
 		p.raw = binary.LittleEndian.AppendUint32(p.raw, o)
 	}
 	p.raw = append(p.raw, p.entries...)
+	p.version = max(p.version, versionSeries)
+	p.series += len(p.offsets)
+	p.offsets = p.offsets[:0]
+	return p.store(blockSeries, p.first)
+}
+
+// closeEvents ends the block of events, like closeBlock.
+func (p *partWriter) closeEvents() (full bool) {
+	if p.events == 0 {
+		return false
+	}
+	p.raw = binary.LittleEndian.AppendUint32(p.raw[:0], uint32(p.events))
+	p.raw = append(p.raw, p.entries...)
+	p.version = versionEvents
+	key := binary.BigEndian.AppendUint32(nil, p.before)
+	p.before += uint32(p.events)
+	p.events = 0
+	return p.store(blockEvents, string(key))
+}
+
+// store compresses the block in raw into the part.
+func (p *partWriter) store(kind byte, key string) (full bool) {
 	begin := len(p.stored)
 	p.stored = zstdEncoder().EncodeAll(p.raw, p.stored)
 
-	p.index = append(p.index, blockSeries)
+	p.index = append(p.index, kind)
 	p.index = binary.LittleEndian.AppendUint32(p.index, uint32(len(p.raw)))
 	p.index = binary.LittleEndian.AppendUint32(p.index, uint32(len(p.stored)-begin))
 	p.index = binary.LittleEndian.AppendUint32(p.index, crc32.Checksum(p.stored[begin:], castagnoli))
-	p.index = binary.LittleEndian.AppendUint16(p.index, uint16(len(p.first)))
-	p.index = append(p.index, p.first...)
+	p.index = binary.LittleEndian.AppendUint16(p.index, uint16(len(key)))
+	p.index = append(p.index, key...)
 	p.blocks++
-	p.series += len(p.offsets)
-	p.entries, p.offsets = p.entries[:0], p.offsets[:0]
+	p.entries = p.entries[:0]
+	// Would the part still be within its bound with another block as large as can be?
+	return len(p.stored)+len(p.index)+maxBlock/2 > maxPart || p.blocks == maxBlocks
 }
 
 func (p *partWriter) closePart() []byte {
-	b := append(p.part[:0], payloadVersion, 0)
+	b := append(p.part[:0], p.version, 0)
 	b = binary.LittleEndian.AppendUint16(b, uint16(p.blocks))
 	b = binary.LittleEndian.AppendUint32(b, uint32(p.series))
 	b = append(b, p.index...)
 	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 	b = append(b, p.stored...)
 	p.part, p.index, p.stored = b, p.index[:0], p.stored[:0]
-	p.blocks, p.series = 0, 0
+	p.blocks, p.series, p.version = 0, 0, 0
 	return b
 }

@@ -285,13 +285,8 @@ func wrap(raw []byte) []byte {
 	d := decoder{b: raw}
 	d.bytes(4 * uint64(d.uint32()))
 	first := d.bytes(uint64(d.uint16()))
-	p := partWriter{stored: zstdEncoder().EncodeAll(raw, nil), blocks: 1, series: 1}
-	p.index = append(p.index, blockSeries)
-	p.index = binary.LittleEndian.AppendUint32(p.index, uint32(len(raw)))
-	p.index = binary.LittleEndian.AppendUint32(p.index, uint32(len(p.stored)))
-	p.index = binary.LittleEndian.AppendUint32(p.index, crc32.Checksum(p.stored, castagnoli))
-	p.index = binary.LittleEndian.AppendUint16(p.index, uint16(len(first)))
-	p.index = append(p.index, first...)
+	p := partWriter{raw: raw, version: versionSeries, series: 1}
+	p.store(blockSeries, string(first))
 	return p.closePart()
 }
 

@@ -13,6 +13,9 @@
 // were cut, nor in which order and groups they are put together later; only sums
 // of fractions may differ in their last place.
 //
+// An [Event] is something that happened once. It borrows like a sample. Windows
+// keep events one by one, in their order, and merging puts them one behind the other.
+//
 // # From a sample to a window
 //
 // A reader opens one [Intake] and hands it whole packets. The sample's spelling,
@@ -49,6 +52,8 @@
 //	                                  1 MiB of text
 //	whole sums                        128 bits                (no process gets there)
 //	sums of fractions                 ±1.8e308                stay there
+//	an event, written                MaxEvent, 128 KiB       refused, event_too_large
+//	events of a window               MaxEventBytes, 1 MiB    refused, too_many_events
 //	a part of an encoded window       4 MiB                   another part
 //
 // Folding merges, so the totals of a metric stay exact. A series that no sample

@@ -105,7 +105,7 @@ func encodeAll(values []fixed) [][]byte {
 				return
 			}
 		}
-	}))
+	}, eventList{}.all()))
 }
 
 // mergeAll reads everything that is in the readers together. Decoding makes

@@ -184,7 +184,7 @@ func (in *Intake) follow(l *link) bool {
 
 // resolve takes a spelling apart and links it to its series.
 func (in *Intake) resolve(s *Sample) *link {
-	in.key.reset(s.Kind)
+	in.key.Reset(s.Kind)
 	reason := in.spelling.Name(&in.key, s)
 	if reason == Taken {
 		reason = in.key.check()

@@ -59,7 +59,25 @@ func (m *Merger) All() iter.Seq2[Series, *Value] {
 	}
 }
 
-// Err returns why All ended early, if it did.
+// Events yields the events of all windows, in the order in which the readers
+// were given: merging puts them one behind the other. An event is valid until
+// the next is asked for. After damage the rest of that window's events are
+// left out, and Err tells. Not while All is under way: the two share a reader's
+// one block.
+func (m *Merger) Events() iter.Seq[*Event] {
+	return func(yield func(*Event) bool) {
+		for i := range m.cursors {
+			more, err := m.cursors[i].r.eachEvent(yield)
+			if err != nil {
+				m.err = err
+			} else if !more {
+				return
+			}
+		}
+	}
+}
+
+// Err returns why All or Events ended early, if they did.
 func (m *Merger) Err() error { return m.err }
 
 func (m *Merger) lowest() []byte {

@@ -11,7 +11,8 @@ import (
 // A Reader reads a window from its binary form, in place. It borrows the
 // parts it was opened with. It is for one goroutine.
 type Reader struct {
-	blocks []blockRef
+	blocks []blockRef // of series
+	events []blockRef // of events
 	series int
 
 	// The block decoded last.
@@ -22,7 +23,8 @@ type Reader struct {
 }
 
 type blockRef struct {
-	first          []byte // key of its first series
+	first          []byte // key of its first series, or how many events come before
+	events         bool
 	raw, size, sum uint32 // length decompressed, length and CRC-32C as stored
 	stored         []byte
 }
@@ -45,8 +47,9 @@ func (r *Reader) Len() int { return r.series }
 
 func (r *Reader) addPart(p []byte) error {
 	d := decoder{b: p}
-	if v := d.byte(); d.err == nil && v != payloadVersion {
-		return fmt.Errorf("window of format %d, this program reads %d: %w", v, payloadVersion, errDamaged)
+	version := d.byte()
+	if d.err == nil && (version < versionSeries || version > versionEvents) {
+		return fmt.Errorf("window of format %d, this program reads up to %d: %w", version, versionEvents, errDamaged)
 	}
 	flags, n := d.byte(), d.uint16()
 	series := d.uint32()
@@ -55,7 +58,8 @@ func (r *Reader) addPart(p []byte) error {
 		kind := d.byte()
 		ref := blockRef{raw: d.uint32(), size: d.uint32(), sum: d.uint32()}
 		ref.first = d.bytes(uint64(d.uint16()))
-		if kind != blockSeries || ref.raw > maxBlock {
+		ref.events = kind == blockEvents && version == versionEvents && len(ref.first) == 4
+		if kind != blockSeries && !ref.events || ref.raw > maxBlock {
 			d.fail()
 		}
 		if d.err != nil {
@@ -72,10 +76,14 @@ func (r *Reader) addPart(p []byte) error {
 		if d.err != nil || crc32.Checksum(ref.stored, castagnoli) != ref.sum {
 			return errDamaged
 		}
-		if last := len(r.blocks) - 1; last >= 0 && bytes.Compare(ref.first, r.blocks[last].first) <= 0 {
+		list := &r.blocks
+		if ref.events {
+			list = &r.events
+		}
+		if last := len(*list) - 1; last >= 0 && bytes.Compare(ref.first, (*list)[last].first) <= 0 {
 			return errDamaged
 		}
-		r.blocks = append(r.blocks, ref)
+		*list = append(*list, ref)
 	}
 	if len(d.b) != 0 {
 		return errDamaged
@@ -96,22 +104,64 @@ func (r *Reader) load(i int) error {
 	if r.at == i {
 		return nil
 	}
-	r.at = -1
-	ref := r.blocks[i]
-	raw, err := zstdDecoder().DecodeAll(ref.stored, r.raw[:0])
+	n, d, err := r.unpack(&r.blocks[i])
 	if err != nil {
-		return fmt.Errorf("%w: %v", errDamaged, err)
+		return err
 	}
-	r.raw = raw
-	d := decoder{b: raw}
-	n := uint64(d.uint32())
 	r.offsets = d.bytes(4 * n)
 	r.entries = d.b
-	if d.err != nil || n == 0 || len(raw) != int(ref.raw) {
+	if d.err != nil {
 		return errDamaged
 	}
 	r.at = i
 	return nil
+}
+
+// unpack decompresses a block into raw, where the current one was. It answers
+// how many entries the block has, and what comes behind that number.
+func (r *Reader) unpack(ref *blockRef) (n uint64, d decoder, err error) {
+	r.at = -1
+	raw, err := zstdDecoder().DecodeAll(ref.stored, r.raw[:0])
+	if err != nil {
+		return 0, d, fmt.Errorf("%w: %v", errDamaged, err)
+	}
+	r.raw = raw
+	d = decoder{b: raw}
+	n = uint64(d.uint32())
+	if d.err != nil || n == 0 || len(raw) != int(ref.raw) {
+		return 0, d, errDamaged
+	}
+	return n, d, nil
+}
+
+// eachEvent yields the events in their order. It answers false when the loop
+// was left, and an error on damage, after the events before it.
+func (r *Reader) eachEvent(yield func(*Event) bool) (more bool, err error) {
+	before := uint64(0)
+	for i := range r.events {
+		ref := &r.events[i]
+		n, d, err := r.unpack(ref)
+		if err != nil {
+			return false, err
+		}
+		if before != uint64(binary.BigEndian.Uint32(ref.first)) {
+			return false, errDamaged
+		}
+		before += n
+		var e Event
+		for range n {
+			if e.decode(&d); d.err != nil {
+				return false, d.err
+			}
+			if !yield(&e) {
+				return false, nil
+			}
+		}
+		if len(d.b) != 0 {
+			return false, errDamaged
+		}
+	}
+	return true, nil
 }
 
 func (r *Reader) count() int { return len(r.offsets) / 4 }

@@ -9,7 +9,7 @@ const (
 	Gauge        Kind = 2 // the last value stays
 	Distribution Kind = 3 // every value counts, as a DDSketch beyond a few
 	Set          Kind = 4 // different members are counted
-	Event        Kind = 5 // not aggregated: kept one by one, in order
+	Events       Kind = 5 // not aggregated: kept one by one, in order; no series has this kind
 
 	// Kinds is the length of an array that is indexed by Kind; index 0 is not used.
 	Kinds = 6
@@ -55,6 +55,10 @@ const (
 	Future
 	TooManyLate // series with values of other times than now
 
+	// Found when an event is put into its window, so in Intake.AddEvent.
+	EventTooLarge // over MaxEvent
+	TooManyEvents // the window has MaxEventBytes
+
 	// Reasons is the length of an array that is indexed by Reason.
 	Reasons
 )
@@ -64,6 +68,7 @@ var reasonNames = [Reasons]string{
 	"bad_value", "non_finite", "bad_rate", "bad_timestamp", "bad_event",
 	"bad_service_check", "truncated", "bad_frame", "too_many_tags",
 	"client_telemetry", "late", "future", "too_many_late",
+	"event_too_large", "too_many_events",
 }
 
 func (r Reason) String() string {

@@ -94,22 +94,26 @@ func parseSeries(key string) (Series, bool) {
 	if k := Kind(key[1+int(key[0])]); k < Counter || k > Set {
 		return Series{}, false
 	}
-	last, tags := "", 0
-	for rest := key[2+int(key[0]):]; len(rest) > 0; tags++ {
+	return Series{key}, validTags(key[2+int(key[0]):])
+}
+
+// validTags checks tags as they stand in a key.
+func validTags(rest string) bool {
+	for last := ""; len(rest) > 0; {
 		var part [2]string
 		for i := range part {
 			if len(rest) == 0 || len(rest) < 1+int(rest[0]) {
-				return Series{}, false
+				return false
 			}
 			n := 1 + int(rest[0])
 			part[i], rest = rest[1:n], rest[n:]
 		}
-		if part[0] == "" || tags > 0 && part[0] <= last {
-			return Series{}, false
+		if part[0] <= last { // no key is empty
+			return false
 		}
 		last = part[0]
 	}
-	return Series{key}, true
+	return true
 }
 
 // A Key is scratch space in which a Spelling puts a series together. It copies
@@ -127,7 +131,8 @@ type Key struct {
 // span is one tag: text[key:mid] and text[mid:end].
 type span struct{ key, mid, end int }
 
-func (k *Key) reset(kind Kind) {
+// Reset empties the key for a series of that kind, or for the tags of an event.
+func (k *Key) Reset(kind Kind) {
 	k.Kind, k.Cut = kind, false
 	k.name, k.tags, k.text = k.name[:0], k.tags[:0], k.text[:0]
 }
@@ -201,12 +206,18 @@ func (k *Key) cut(b []byte, limit int) []byte {
 
 // append adds the binary form of the series to dst; it sorts the tags.
 func (k *Key) append(dst []byte) []byte {
-	slices.SortFunc(k.tags, func(a, b span) int {
-		return bytes.Compare(k.text[a.key:a.mid], k.text[b.key:b.mid])
-	})
 	dst = append(dst, byte(len(k.name)))
 	dst = append(dst, k.name...)
 	dst = append(dst, byte(k.Kind))
+	return k.AppendTags(dst)
+}
+
+// AppendTags adds the tags to dst in their binary form, sorted by key: what
+// Event.Tags holds.
+func (k *Key) AppendTags(dst []byte) []byte {
+	slices.SortFunc(k.tags, func(a, b span) int {
+		return bytes.Compare(k.text[a.key:a.mid], k.text[b.key:b.mid])
+	})
 	for _, s := range k.tags {
 		dst = append(dst, byte(s.mid-s.key))
 		dst = append(dst, k.text[s.key:s.mid]...)

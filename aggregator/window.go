@@ -28,6 +28,7 @@ type Window struct {
 	Absent uint32
 
 	values []seriesValue
+	events eventList
 	tables []*table // to give back
 	home   *Aggregator
 }
@@ -84,7 +85,7 @@ func (w *Window) Parts() iter.Seq[[]byte] {
 				return
 			}
 		}
-	})
+	}, w.events.all())
 }
 
 // close sorts the values that were collected and puts together those of the
@@ -106,6 +107,7 @@ func (w *Window) close(maxSetMembers int) {
 		w.Series[kind]++
 		w.Samples[kind] += v.value.taken()
 	}
+	w.Samples[Events] = w.events.len
 }
 
 func mergeAggregates(into, from aggregate, maxSetMembers int) {
@@ -124,5 +126,5 @@ func mergeAggregates(into, from aggregate, maxSetMembers int) {
 // Release gives the window's memory back. It may be called once.
 func (w *Window) Release() {
 	w.home.release(w.tables)
-	w.values, w.tables = nil, nil
+	w.values, w.tables, w.events = nil, nil, eventList{}
 }

@@ -18,6 +18,10 @@ type Sink interface {
 	// answers how many it marked in one way or the other. Calls on one Sink are
 	// never concurrent.
 	Add(now int64, batch []aggregator.Sample) (marked int)
+
+	// AddEvent takes an event that arrived at now, or answers why not. The event
+	// and all it points to are lent until AddEvent returns.
+	AddEvent(now int64, e *aggregator.Event) aggregator.Reason
 }
 
 var _ Sink = (*aggregator.Intake)(nil)

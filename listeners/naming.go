@@ -51,12 +51,17 @@ func (n *Naming) Name(dst *aggregator.Key, s *aggregator.Sample) aggregator.Reas
 	if !addTags(dst, parts.tags, parts.between, '=') || !addTags(dst, s.Tags, ',', ':') {
 		return aggregator.TooManyTags
 	}
+	n.addDefaults(dst)
+	return aggregator.Taken
+}
+
+// addDefaults sets the configuration's tags where there are none of their keys.
+func (n *Naming) addDefaults(dst *aggregator.Key) {
 	cut := dst.Cut
 	for _, t := range n.Tags {
 		dst.Default(t.Key, t.Value)
 	}
 	dst.Cut = cut // the client is not told about the configuration's tags
-	return aggregator.Taken
 }
 
 // check answers why head is no name, or Taken. A parser asks before it gives

@@ -473,3 +473,5 @@ func TestSocketFile(t *testing.T) {
 type deaf struct{}
 
 func (deaf) Add(int64, []aggregator.Sample) int { return 0 }
+
+func (deaf) AddEvent(int64, *aggregator.Event) aggregator.Reason { return aggregator.Taken }

@@ -20,6 +20,12 @@ type recorder struct {
 	samples  []heard
 	last     heard // of the line that Same samples belong to
 	reason   aggregator.Reason
+	events   []string
+}
+
+func (r *recorder) AddEvent(_ int64, e *aggregator.Event) aggregator.Reason {
+	r.events = append(r.events, string(e.Name))
+	return aggregator.Taken
 }
 
 func (r *recorder) Add(now int64, batch []aggregator.Sample) (marked int) {
