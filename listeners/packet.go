@@ -54,7 +54,8 @@ type Packet struct {
 	name     string
 	conn     packetConn
 	raw      syscall.RawConn
-	file     *socketFile // of a Unix socket; nil for UDP
+	file     *socketFile // of a Unix socket that we opened; else nil
+	adopted  bool
 	granted  int
 	counters counters
 
@@ -71,7 +72,7 @@ func ListenUDP(addr string, o PacketOptions) (*Packet, error) {
 	if err != nil {
 		return nil, listenError("udp", addr, "listen.udp", err)
 	}
-	return newPacket(conn.(*net.UDPConn), nil, "udp:"+conn.LocalAddr().String(), o)
+	return newPacket(conn.(*net.UDPConn), nil, "udp:"+conn.LocalAddr().String(), false, o)
 }
 
 // ListenUnixgram opens a Unix datagram socket at path, for which sending needs the
@@ -87,12 +88,27 @@ func ListenUnixgram(path string, mode fs.FileMode, group string, o PacketOptions
 	if err != nil {
 		return nil, listenError("unixgram", path, "listen.unixgram", err)
 	}
-	return newPacket(conn, file, "unixgram:"+path, o)
+	return newPacket(conn, file, "unixgram:"+path, false, o)
 }
 
-// newPacket takes over conn, and closes it when it cannot be used. A socket
-// that somebody else has opened has no file of ours.
-func newPacket(conn packetConn, file *socketFile, name string, o PacketOptions) (*Packet, error) {
+// AdoptPacket takes over a datagram socket that somebody else has opened and
+// holds on to, such as systemd: what it queues while nobody reads is for whoever
+// takes it over next. So it is neither shut down when reading ends nor is its
+// file removed, and its receive buffer is raised but never lowered. conn is
+// closed when it cannot be used.
+func AdoptPacket(conn net.PacketConn, o PacketOptions) (*Packet, error) {
+	switch c := conn.(type) {
+	case *net.UDPConn:
+		return newPacket(c, nil, "udp:"+c.LocalAddr().String(), true, o)
+	case *net.UnixConn:
+		return newPacket(c, nil, "unixgram:"+c.LocalAddr().String(), true, o)
+	}
+	conn.Close()
+	return nil, fmt.Errorf("adopt a socket of network %s: it is neither UDP nor Unix datagram", conn.LocalAddr().Network())
+}
+
+// newPacket takes over conn, and closes it when it cannot be used.
+func newPacket(conn packetConn, file *socketFile, name string, adopted bool, o PacketOptions) (*Packet, error) {
 	if o.ReceiveBuffer <= 0 {
 		o.ReceiveBuffer = defaultReceiveBuffer
 	}
@@ -100,9 +116,12 @@ func newPacket(conn packetConn, file *socketFile, name string, o PacketOptions) 
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Packet{options: o, name: name, conn: conn, file: file}
+	p := &Packet{options: o, name: name, conn: conn, file: file, adopted: adopted}
 	var err error
 	if p.raw, err = conn.SyscallConn(); err == nil {
+		p.granted, err = receiveBuffer(p.raw)
+	}
+	if err == nil && (!adopted || p.granted < o.ReceiveBuffer) {
 		p.granted, err = setReceiveBuffer(conn, p.raw, o.ReceiveBuffer)
 	}
 	if err != nil {
@@ -161,7 +180,9 @@ func (p *Packet) Serve(ctx context.Context, open Sinks) error {
 	// first would throw away what the kernel holds.
 	stop := context.AfterFunc(ctx, func() {
 		p.file.remove() // from here on, new clients are refused and not forgotten
-		stopReceiving(p.conn)
+		if !p.adopted { // else it lives on, in the hands of who opened it
+			stopReceiving(p.conn)
+		}
 		p.conn.SetReadDeadline(time.Unix(1, 0))
 	})
 	defer stop()

@@ -2,6 +2,7 @@ package listeners
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"net"
 	"os"
@@ -130,21 +131,27 @@ func stopReceiving(conn packetConn) {
 }
 
 // setReceiveBuffer asks for a buffer and returns what was granted. Only
-// CAP_NET_ADMIN gets past net.core.rmem_max. The kernel sets and reports twice of
-// what was asked, the other half being for its own structures (socket(7)).
+// CAP_NET_ADMIN gets past net.core.rmem_max.
 func setReceiveBuffer(_ packetConn, raw syscall.RawConn, bytes int) (granted int, err error) {
 	controlErr := raw.Control(func(fd uintptr) {
 		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bytes) != nil {
 			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
 		}
-		if err == nil {
-			granted, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF)
-		}
 	})
-	if controlErr != nil {
-		err = controlErr
+	if err = errors.Join(controlErr, err); err != nil {
+		return 0, err
 	}
-	return granted / 2, err
+	return receiveBuffer(raw)
+}
+
+// receiveBuffer returns the size of the buffer, in the unit in which it is asked
+// for. The kernel sets and reports twice of that, the other half being for its
+// own structures (socket(7)).
+func receiveBuffer(raw syscall.RawConn) (bytes int, err error) {
+	controlErr := raw.Control(func(fd uintptr) {
+		bytes, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF)
+	})
+	return bytes / 2, errors.Join(controlErr, err)
 }
 
 // kernelDrops returns the socket's drop counter. SO_RXQ_OVFL reports the same

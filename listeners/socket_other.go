@@ -65,6 +65,9 @@ func setReceiveBuffer(conn packetConn, _ syscall.RawConn, bytes int) (granted in
 	return bytes, conn.SetReadBuffer(bytes)
 }
 
+// receiveBuffer does not know.
+func receiveBuffer(syscall.RawConn) (bytes int, err error) { return 0, nil }
+
 // kernelDrops does not know.
 func kernelDrops(syscall.RawConn) (drops uint32, ok bool) { return 0, false }
 
