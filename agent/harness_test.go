@@ -67,6 +67,8 @@ type setup struct {
 	Listen   string // instead of a UDP, a Unix datagram and an HTTP listener: lines of YAML
 	Spool    string // folder of the spool; "" is Dir/spool
 	Shutdown string // shutdown_timeout; "" is 10s
+	Text     string // the whole configuration, instead of what the fields above come to
+	Config   string // an existing file of that configuration
 	Env      []string
 }
 
@@ -117,9 +119,15 @@ func start(t *testing.T, s setup) *daemon {
 	if s.Dir == "" {
 		s.Dir = t.TempDir()
 	}
-	file := filepath.Join(s.Dir, "sluice.yaml")
-	if err := os.WriteFile(file, []byte(s.yaml()), 0o600); err != nil {
-		t.Fatal(err)
+	file := s.Config
+	if file == "" {
+		file = filepath.Join(s.Dir, "sluice.yaml")
+		if s.Text == "" {
+			s.Text = s.yaml()
+		}
+		if err := os.WriteFile(file, []byte(s.Text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	d := &daemon{t: t, log: new(logBuffer), exited: make(chan struct{})}
 	d.cmd = exec.Command(path, "run", "--config", file)
@@ -321,12 +329,18 @@ func (b *booksOf[T]) sum(column func(T) uint64) (n uint64) {
 
 func (d *daemon) status() agentStatus {
 	d.t.Helper()
-	code, body := d.get("/api/agent/status")
 	var s agentStatus
-	if err := json.Unmarshal([]byte(body), &s); code != http.StatusOK || err != nil {
-		d.t.Fatalf("GET /api/agent/status: status %d, %v\n%s", code, err, body)
-	}
+	d.json("/api/agent/status", &s)
 	return s
+}
+
+// json reads a page of the API into v.
+func (d *daemon) json(path string, v any) {
+	d.t.Helper()
+	code, body := d.get(path)
+	if err := json.Unmarshal([]byte(body), v); code != http.StatusOK || err != nil {
+		d.t.Fatalf("GET %s: status %d, %v\n%s", path, code, err, body)
+	}
 }
 
 // accepted is how many samples the agent has taken since its start.

@@ -17,18 +17,22 @@ const (
 	maxHeader      = 32 << 10
 )
 
-// server makes the HTTP server of the local API. The agent owns the mux; other
-// packages register their routes on it, behind one guard.
-func (a *agent) server() *http.Server {
+// newRoutes makes the local API. The agent owns the mux; other packages register
+// their routes on it, behind one guard.
+func (a *agent) newRoutes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", a.serveAlive)
 	mux.HandleFunc("GET /up", a.serveAlive)
 	mux.HandleFunc("GET /readyz", a.serveReady)
 	mux.HandleFunc("GET /metrics", a.serveMetrics)
 	mux.HandleFunc("GET /api/agent/status", a.serveStatus)
-	guard := listeners.Guard{AllowedHosts: a.config.Listen.AllowedHosts, Token: a.config.Listen.HTTPToken.Reveal()}
+	return strict(mux)
+}
+
+// server makes the HTTP server of one listener.
+func (a *agent) server() *http.Server {
 	return &http.Server{
-		Handler:           guard.Wrap(strict(mux)),
+		Handler:           http.HandlerFunc(a.serveGuarded),
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       requestTimeout,
 		IdleTimeout:       idleTimeout,

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -31,14 +30,17 @@ func TestNothingLeaks(t *testing.T) {
 			t.Fatal(err)
 		}
 		cfg.Upstreams[0].Key = cfg.Upstreams[0].APIKey // what Load does beyond Parse
-		a, err := newAgent(cfg, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		a, err := newAgent("", cfg, io.Discard)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- a.run(ctx) }()
-		conn, err := net.Dial("udp", a.packets[0].Addr())
+		for len(a.now().sockets) == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		conn, err := net.Dial("udp", a.now().sockets[0].packet.Addr())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +52,7 @@ func TestNothingLeaks(t *testing.T) {
 				t.Fatal("nothing arrived")
 			}
 		}
-		if resp, err := localClient.Get("http://" + a.http[0].Addr().String() + "/metrics"); err != nil {
+		if resp, err := localClient.Get("http://" + a.now().sockets[2].web.Addr().String() + "/metrics"); err != nil {
 			t.Error(err)
 		} else {
 			resp.Body.Close()

@@ -65,6 +65,7 @@ func (a *agent) appendMetrics(dst []byte, now time.Time) []byte {
 	e.sample(1, "version", version, "go", runtime.Version())
 	e.one("sluice_start_time_seconds", "gauge", "When the agent was started, in seconds since 1970.", float64(a.started.UnixMilli())/1e3)
 	e.one("sluice_goroutines", "gauge", "Goroutines that exist.", float64(runtime.NumGoroutine()))
+	a.configMetrics(e)
 	a.listenerMetrics(e)
 	a.intakeMetrics(e)
 	a.spoolMetrics(e)
@@ -72,10 +73,20 @@ func (a *agent) appendMetrics(dst []byte, now time.Time) []byte {
 	return e.b
 }
 
+func (a *agent) configMetrics(e *exposition) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e.one("sluice_config_loaded_seconds", "gauge", "When the configuration in effect was read, in seconds since 1970.", float64(a.loaded.UnixMilli())/1e3)
+	e.one("sluice_config_reloads_total", "counter", "Configurations put into effect since the start.", float64(a.reloads))
+	e.one("sluice_config_refused_total", "counter", "Configurations refused since the start.", float64(a.refusals))
+	e.one("sluice_config_refused", "gauge", "1 while the file as it is now is refused.", truth(a.refused != "" || a.missing != nil))
+	e.one("sluice_config_restart_needed", "gauge", "Keys whose new value waits for a restart.", float64(len(a.restart)))
+}
+
 func (a *agent) listenerMetrics(e *exposition) {
 	var all []listeners.Stats
-	for _, p := range a.packets {
-		all = append(all, p.Stats())
+	for _, s := range ofKind(a.now().sockets, true) {
+		all = append(all, s.packet.Stats())
 	}
 	each := func(name, typ, help string, value func(listeners.Stats) float64) {
 		e.family(name, typ, help)
@@ -154,8 +165,8 @@ func (a *agent) upstreamMetrics(e *exposition, now time.Time) {
 		books spool.Ledger
 	}
 	var all []upstream
-	for _, f := range a.forwarders {
-		all = append(all, upstream{a.upstreamStatus(f, now), f.Stats(now), a.spool.Outbox(f.Name()).Ledger()})
+	for _, d := range a.now().deliveries {
+		all = append(all, upstream{a.upstreamStatus(d, now), d.stats(now), a.spool.Outbox(d.name).Ledger()})
 	}
 	each := func(name, typ, help string, value func(upstream) float64) {
 		e.family(name, typ, help)

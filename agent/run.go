@@ -4,23 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"os/signal"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"sluice/aggregator"
 	"sluice/configs"
-	"sluice/forwarder"
 	"sluice/listeners"
 	"sluice/spool"
 )
@@ -36,7 +33,7 @@ func newRun() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a, err := newAgent(cfg, newLogger(c.ErrOrStderr(), cfg.Log))
+			a, err := newAgent(file, cfg, c.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -47,267 +44,139 @@ func newRun() *cobra.Command {
 	return c
 }
 
-// An agent is the daemon: listeners that feed the aggregator, whose windows go
-// to the spool, from which forwarders deliver.
+// An agent is the daemon: sockets that feed the aggregator, whose windows go to
+// the spool, from which deliveries take them.
 type agent struct {
-	config  configs.Config
+	file    string // of the configuration, as it was named; "" is the default
 	log     *slog.Logger
+	level   *slog.LevelVar
 	started time.Time
+	first   *change // made by newAgent, put into effect by run
 
-	packets    []*listeners.Packet
-	http       []net.Listener
+	rules      listeners.Rules
 	aggregator *aggregator.Aggregator
 	spool      *spool.Spool
-	forwarders []*forwarder.Forwarder
+	routes     http.Handler                 // of the local API
+	guarded    atomic.Pointer[http.Handler] // the same behind the guard of now
+
+	fatal      chan error      // a part that ended by itself
+	abort      context.Context // done when deliveries are to end at once
+	giveUp     context.CancelFunc
+	delivering sync.WaitGroup
 
 	stopping atomic.Bool
 	windows  atomic.Uint64 // closed since the start
 
 	folded map[string]bool // metrics that were told of; owned by closeWindows
+
+	mu sync.Mutex // guards the fields below
+	view
+	loaded   time.Time  // when the configuration was put into effect
+	tried    []endpoint // that were opened, or are not there and need not be
+	leaving  []*delivery
+	refused  string   // why the file as it is now is not in effect
+	restart  []string // keys that only a restart can change
+	reloads  uint64
+	refusals uint64
+}
+
+// A view is what is in effect at one moment.
+type view struct {
+	config     configs.Config
+	read       configs.Config // the same, as the file has it
+	sockets    []*socket
+	deliveries []*delivery
+	missing    error // sockets that should be open and are not
+}
+
+// now tells what is in effect now. The slices are not changed afterwards.
+func (a *agent) now() view {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.view
 }
 
 // newAgent opens the sockets. It starts nothing. The error is one line for
 // whoever started the daemon.
-func newAgent(cfg configs.Config, log *slog.Logger) (_ *agent, err error) {
-	a := &agent{config: cfg, log: log, started: time.Now()}
+func newAgent(file string, cfg configs.Config, logTo io.Writer) (*agent, error) {
+	a := &agent{file: file, level: new(slog.LevelVar), started: time.Now(), fatal: make(chan error, 1)}
+	a.level.UnmarshalText([]byte(cfg.Log.Level))
+	a.log = newLogger(logTo, cfg.Log.Format, a.level)
 	for _, w := range cfg.Warnings {
-		log.Warn(w)
+		a.log.Warn(w)
 	}
-	defer func() {
-		if err != nil {
-			a.closeSockets()
-		}
-	}()
-	if err := a.listen(); err != nil {
-		return nil, err
-	}
-	a.aggregator = aggregator.New(aggregator.Options{
-		Interval:           cfg.Aggregate.Interval,
-		MaxLateness:        cfg.Aggregate.MaxLateness,
-		MaxSeries:          cfg.Aggregate.MaxSeries,
-		MaxSeriesPerMetric: cfg.Aggregate.MaxSeriesPerMetric,
-		MaxSetMembers:      cfg.Aggregate.MaxSetMembers,
-		NegativeDelta:      cfg.Aggregate.NegativeGauges == "delta",
-	}, a.started)
+	a.abort, a.giveUp = context.WithCancel(context.Background())
+	a.routes = a.newRoutes()
+	a.aggregator = aggregator.New(aggregatorOptions(cfg.Aggregate), a.started)
 	a.spool = spool.New(spool.Options{
 		Dir:       cfg.Spool.Dir,
 		MaxBytes:  int64(cfg.Spool.MaxBytes),
 		Retention: max(cfg.Spool.Retention, 1), // 0 would be its default
-		Log:       log,
+		Log:       a.log,
 	})
-	for _, u := range cfg.Upstreams {
-		a.forwarders = append(a.forwarders, forwarder.New(forwarderOptions(u, cfg, log), a.spool))
-	}
-	return a, nil
-}
-
-func (a *agent) closeSockets() {
-	for _, p := range a.packets {
-		p.Close()
-	}
-	for _, l := range a.http {
-		l.Close()
-	}
-}
-
-// listen opens every socket of the configuration. Clients resolve localhost to
-// 127.0.0.1 or ::1, so an address on the former is opened on the latter, too,
-// where the host has it.
-func (a *agent) listen() error {
-	l := a.config.Listen
-	naming, err := naming(a.config.Aggregate)
-	if err != nil {
-		return err
-	}
-	o := listeners.PacketOptions{ReceiveBuffer: int(l.ReceiveBuffer), Readers: l.Readers, Naming: naming, Log: a.log}
-	for _, addr := range l.UDP {
-		p, err := listeners.ListenUDP(addr, o)
-		if err != nil {
-			return err
-		}
-		a.packets = append(a.packets, p)
-		if v6, ok := onIPv6(addr); ok {
-			if p, err := listeners.ListenUDP(v6, o); err != nil {
-				a.log.Warn("not on IPv6", "error", err)
-			} else {
-				a.packets = append(a.packets, p)
-			}
-		}
-	}
-	for _, s := range l.Unixgram {
-		p, err := listeners.ListenUnixgram(s.Path, s.Mode, s.Group, o)
-		if err != nil {
-			return err
-		}
-		a.packets = append(a.packets, p)
-	}
-	if l.HTTP == "" {
-		return nil
-	}
-	h, err := net.Listen("tcp", l.HTTP)
-	if err != nil {
-		return fmt.Errorf("listen http %s: %w (set listen.http, or \"\" to turn it off)", l.HTTP, cause(err))
-	}
-	a.http = append(a.http, newLimitListener(h, maxConnections))
-	if v6, ok := onIPv6(l.HTTP); ok {
-		if h, err := net.Listen("tcp", v6); err != nil {
-			a.log.Warn("not on IPv6", "error", fmt.Errorf("listen http %s: %w", v6, cause(err)))
-		} else {
-			a.http = append(a.http, newLimitListener(h, maxConnections))
-		}
-	}
-	return nil
-}
-
-// onIPv6 returns the IPv6 side of an address on 127.0.0.1 with a fixed port.
-func onIPv6(addr string) (string, bool) {
-	host, port, err := net.SplitHostPort(addr)
-	return net.JoinHostPort("::1", port), err == nil && (host == "127.0.0.1" || host == "localhost") && port != "0"
-}
-
-// cause is the error without what, where and the name of the system call.
-func cause(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) {
-		err = op.Err
-	}
-	var call *os.SyscallError
-	if errors.As(err, &call) {
-		err = call.Err
-	}
-	return err
-}
-
-func naming(c configs.Aggregate) (listeners.Naming, error) {
-	n := listeners.Naming{TagsInNames: true}
-	for k, v := range c.Tags {
-		n.Tags = append(n.Tags, aggregator.Tag{Key: k, Value: v})
-	}
-	host := c.Hostname
-	if host == configs.HostnameAuto {
-		var err error
-		if host, err = os.Hostname(); err != nil {
-			return n, fmt.Errorf("aggregate.hostname: auto: %w (write the name instead)", err)
-		}
-	}
-	if host != "" {
-		n.Tags = append(n.Tags, aggregator.Tag{Key: "host", Value: host})
-	}
-	return n, nil
-}
-
-func forwarderOptions(u configs.Upstream, cfg configs.Config, log *slog.Logger) forwarder.Options {
-	dialect := u.Dialect
-	if dialect == "auto" {
-		dialect = ""
-	}
-	return forwarder.Options{
-		Name: u.Name, Type: u.Type, URL: u.URL, Key: u.Key.Reveal(), Version: version,
-		RequestsPerMinute: u.RequestsPerMinute, ItemsPerRequest: u.ItemsPerRequest, Timeout: u.Timeout,
-		Dialect: dialect, Verify: u.Verify == "auto", Resend: u.Unverified == "resend", Settle: u.Settle,
-		Points: u.Points, Scalars: u.Scalars, Only: u.Only, Except: u.Except,
-		MaxSetMembers: cfg.Aggregate.MaxSetMembers, Interval: cfg.Aggregate.Interval, CatchUp: u.CatchUp, Log: log,
-	}
+	var err error
+	a.first, err = a.prepare(cfg)
+	return a, err
 }
 
 // run works until ctx is done and then stops in the direction of the data:
 // sockets are closed to new data, readers empty what the kernel has accepted,
-// the last window is closed and stored, forwarders deliver what they can within
+// the last window is closed and stored, deliveries send what they can within
 // shutdown_timeout, the spool is closed. Everything that was not delivered is
-// on disk by then.
+// on disk by then. Starting is putting a first configuration into effect;
+// keepConfig does the same again with each that follows.
 func (a *agent) run(ctx context.Context) error {
-	defer ignoreHangup(a.log)()
-	fatal := make(chan error, len(a.packets)+len(a.http)) // a part that ended by itself
+	hangup, ignore := catchHangup()
+	defer ignore()
+	defer a.giveUp()
+	a.commit(a.first)
 
-	readers, stopReaders := context.WithCancel(context.Background())
-	defer stopReaders()
-	var reading sync.WaitGroup
-	for _, p := range a.packets {
-		reading.Go(func() {
-			open := func(s aggregator.Spelling) listeners.Sink { return a.aggregator.Intake(s) }
-			if err := p.Serve(readers, open); err != nil {
-				fatal <- err
-			}
-		})
-	}
-	server := a.server()
-	var serving sync.WaitGroup
-	for _, l := range a.http {
-		serving.Go(func() {
-			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-				fatal <- fmt.Errorf("serve http %s: %w", l.Addr(), err)
-			}
-		})
-	}
-	keeper, stopKeeper := context.WithCancel(context.Background())
-	defer stopKeeper()
-	var keeping sync.WaitGroup
-	keeping.Go(func() { a.keepSpool(keeper) })
+	keepers, stopKeepers := context.WithCancel(context.Background())
+	defer stopKeepers()
+	var keeping, watching, rotating sync.WaitGroup
+	keeping.Go(func() { a.keepSpool(keepers) })
 	rotator, stopRotator := context.WithCancel(context.Background())
 	defer stopRotator()
-	var rotating sync.WaitGroup
 	rotating.Go(func() { a.rotate(rotator) })
-	forwarders, stopForwarders := context.WithCancel(context.Background())
-	defer stopForwarders()
-	abort, abortForwarders := context.WithCancel(context.Background())
-	defer abortForwarders()
-	var forwarding sync.WaitGroup
-	for _, f := range a.forwarders {
-		forwarding.Go(func() { f.Run(forwarders, abort) })
-	}
 	a.sayHello()
+	watching.Go(func() { a.keepConfig(ctx, hangup) })
 
 	var failed error
 	select {
 	case <-ctx.Done():
 		a.log.Info("stopping")
-	case failed = <-fatal:
+	case failed = <-a.fatal:
 		a.log.Error("stopping, for a part has ended", "error", failed)
 	}
 	a.stopping.Store(true)
-	deadline := time.AfterFunc(a.config.ShutdownTimeout, abortForwarders)
+	watching.Wait()
+	last := a.now()
+	deadline := time.AfterFunc(last.config.ShutdownTimeout, a.giveUp)
 	defer deadline.Stop()
 
-	stopReaders()
-	reading.Wait()
+	end(ofKind(last.sockets, true))
 	stopRotator()
 	rotating.Wait()
 	a.closeWindows(time.Now())
-	stopKeeper()
+	stopKeepers()
 	keeping.Wait()
 	a.storeLast()
-	stopForwarders()
-	forwarding.Wait()
-	server.Close()
-	serving.Wait()
+	for _, d := range last.deliveries {
+		d.stop()
+	}
+	a.delivering.Wait()
+	end(ofKind(last.sockets, false))
 	waiting := a.waiting()
 	err := a.spool.Close()
 	a.sayGoodbye(waiting)
 	return errors.Join(failed, err)
 }
 
-// ignoreHangup keeps a SIGHUP from ending the daemon until stop is called.
-func ignoreHangup(log *slog.Logger) (stop func()) {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	var telling sync.WaitGroup
-	telling.Go(func() {
-		for range hangup {
-			log.Warn("SIGHUP: the configuration is read at start only; restart the agent to apply a change")
-		}
-	})
-	return func() {
-		signal.Stop(hangup) // after which nothing is sent any more
-		close(hangup)
-		telling.Wait()
-	}
-}
-
 // rotate closes windows at their ends until ctx is done. The wall clock says
 // when; should it be set back, a window still lasts no longer than it should.
 func (a *agent) rotate(ctx context.Context) {
 	for {
-		wait := min(time.Until(a.aggregator.Ends()), a.config.Aggregate.Interval)
+		wait := min(time.Until(a.aggregator.Ends()), a.aggregator.Interval())
 		select {
 		case <-ctx.Done():
 			return
@@ -335,9 +204,7 @@ func (a *agent) closeWindows(now time.Time) {
 		w.Release()
 	}
 	a.tellFolded(stats.Folded)
-	for _, f := range a.forwarders {
-		f.Wake()
-	}
+	a.wakeDeliveries()
 }
 
 // tellWindow logs the first window, which tells whoever tries sluice that it
@@ -385,7 +252,7 @@ func (a *agent) keepSpool(ctx context.Context) {
 		if a.spool.Attached() {
 			err = a.spool.Maintain(time.Now())
 		} else if err = a.spool.Attach(ctx, time.Now()); err == nil {
-			a.wakeForwarders()
+			a.wakeDeliveries()
 		}
 		last = a.tellSpool(err, last)
 		select {
@@ -405,16 +272,16 @@ func (a *agent) tellSpool(err error, last string) string {
 	switch {
 	case text == last:
 	case text == "":
-		a.log.Info("the spool is in order again", "dir", a.config.Spool.Dir)
+		a.log.Info("the spool is in order again", "dir", a.now().config.Spool.Dir)
 	default:
-		a.log.Error("windows are kept in memory until the spool can be written (see spool.dir)", "dir", a.config.Spool.Dir, "error", text)
+		a.log.Error("windows are kept in memory until the spool can be written (see spool.dir)", "dir", a.now().config.Spool.Dir, "error", text)
 	}
 	return text
 }
 
-func (a *agent) wakeForwarders() {
-	for _, f := range a.forwarders {
-		f.Wake()
+func (a *agent) wakeDeliveries() {
+	for _, d := range a.now().deliveries {
+		d.wake()
 	}
 }
 
@@ -431,22 +298,21 @@ func (a *agent) storeLast() {
 // sayHello tells, once, where the agent listens and what it does with what it
 // gets.
 func (a *agent) sayHello() {
+	now := a.now()
 	var at []string
-	for _, p := range a.packets {
-		at = append(at, p.Name())
+	for _, s := range now.sockets {
+		at = append(at, s.name)
 	}
-	for _, l := range a.http {
-		at = append(at, "http:"+l.Addr().String())
-	}
-	a.log.Info("sluice "+version+" is ready", "listen", strings.Join(at, " "), "interval", a.config.Aggregate.Interval,
-		"spool", a.config.Spool.Dir, "config", a.config.File)
-	for _, u := range a.config.Upstreams {
+	a.log.Info("sluice "+version+" is ready", "listen", strings.Join(at, " "), "interval", now.config.Aggregate.Interval,
+		"spool", now.config.Spool.Dir, "config", now.config.File)
+	for _, u := range now.config.Upstreams {
 		a.log.Info("delivering", "upstream", u.Name, "url", u.URL, "budget", fmt.Sprintf("%d requests a minute of %d items", u.RequestsPerMinute, u.ItemsPerRequest))
 	}
-	if len(a.config.Upstreams) > 0 || len(a.packets) == 0 {
+	packets := ofKind(now.sockets, true)
+	if len(now.config.Upstreams) > 0 || len(packets) == 0 {
 		return
 	}
-	host, port, err := net.SplitHostPort(a.packets[0].Addr())
+	host, port, err := net.SplitHostPort(packets[0].packet.Addr())
 	if _, bad := strconv.Atoi(port); err != nil || bad != nil {
 		a.log.Info("no upstream is configured, so metrics stay on this host; set FLUX_API_KEY to deliver them to Flux")
 		return
@@ -457,8 +323,8 @@ func (a *agent) sayHello() {
 // waiting counts the samples on disk that some upstream is owed, for each
 // upstream.
 func (a *agent) waiting() (samples uint64) {
-	for _, f := range a.forwarders {
-		l := a.spool.Outbox(f.Name()).Ledger()
+	for _, d := range a.now().deliveries {
+		l := a.spool.Outbox(d.name).Ledger()
 		for k := range l.Pending {
 			samples += l.Pending[k].Samples + l.Queued[k].Samples + l.Sending[k].Samples + l.InDoubt[k].Samples
 		}

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"time"
 
 	"sluice/aggregator"
-	"sluice/forwarder"
 	"sluice/listeners"
 	"sluice/spool"
 )
@@ -32,9 +32,10 @@ type readyDoc struct {
 }
 
 type configDoc struct {
-	File   string    `json:"file"`
-	Loaded time.Time `json:"loaded"`
-	Error  string    `json:"error"`
+	File    string    `json:"file"`
+	Loaded  time.Time `json:"loaded"`
+	Error   string    `json:"error"`   // why the file as it is now is not in effect
+	Restart []string  `json:"restart"` // keys that wait for a restart
 }
 
 type listenerDoc struct {
@@ -142,27 +143,40 @@ type upstreamKindDoc struct {
 var kinds = []aggregator.Kind{aggregator.Counter, aggregator.Gauge, aggregator.Distribution, aggregator.Set, aggregator.Events}
 
 func (a *agent) status(now time.Time) statusDoc {
-	stats := a.aggregator.Stats()
+	stats, is := a.aggregator.Stats(), a.now()
 	doc := statusDoc{
 		Version: version, Started: a.started.UTC(), Ready: a.ready(),
-		Config:    configDoc{File: a.config.File, Loaded: a.started.UTC()},
+		Config:    a.configStatus(),
 		Listeners: []listenerDoc{},
 		Series:    seriesDoc{Open: stats.Series, Limit: stats.Limit, Folded: []foldedDoc{}},
-		Windows:   windowsDoc{Closed: a.windows.Load(), Interval: a.config.Aggregate.Interval.Seconds()},
+		Windows:   windowsDoc{Closed: a.windows.Load(), Interval: a.aggregator.Interval().Seconds()},
 		Spool:     a.spoolStatus(),
 		Upstreams: []upstreamDoc{},
 		Ledger:    a.intakeLedger(stats),
 	}
-	for _, p := range a.packets {
-		doc.Listeners = append(doc.Listeners, listenerStatus(p.Stats()))
+	for _, s := range ofKind(is.sockets, true) {
+		doc.Listeners = append(doc.Listeners, listenerStatus(s.packet.Stats()))
 	}
 	for _, f := range stats.Folded {
 		doc.Series.Folded = append(doc.Series.Folded, foldedDoc{Metric: f.Metric, Kind: f.Kind.String(), Examples: f.Examples})
 	}
-	for _, f := range a.forwarders {
-		doc.Upstreams = append(doc.Upstreams, a.upstreamStatus(f, now))
+	for _, d := range is.deliveries {
+		doc.Upstreams = append(doc.Upstreams, a.upstreamStatus(d, now))
 	}
 	return doc
+}
+
+func (a *agent) configStatus() configDoc {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	d := configDoc{File: a.config.File, Loaded: a.loaded.UTC(), Error: a.refused, Restart: slices.Clone(a.restart)}
+	if d.Error == "" && a.missing != nil {
+		d.Error = a.missing.Error()
+	}
+	if d.Restart == nil {
+		d.Restart = []string{}
+	}
+	return d
 }
 
 func listenerStatus(s listeners.Stats) listenerDoc {
@@ -178,7 +192,7 @@ func listenerStatus(s listeners.Stats) listenerDoc {
 
 func (a *agent) spoolStatus() spoolDoc {
 	s := a.spool.Stats()
-	return spoolDoc{Dir: a.config.Spool.Dir, State: s.State, Detail: s.Detail, Segments: s.Segments, Bytes: s.Bytes,
+	return spoolDoc{Dir: a.now().config.Spool.Dir, State: s.State, Detail: s.Detail, Segments: s.Segments, Bytes: s.Bytes,
 		Oldest: optional(s.Oldest), LastSeq: s.LastSeq, Quarantined: s.Quarantined, InMemory: s.MemoryRecords}
 }
 
@@ -209,11 +223,11 @@ func (a *agent) intakeLedger(s aggregator.Stats) intakeLedgerDocs {
 	return doc
 }
 
-func (a *agent) upstreamStatus(f *forwarder.Forwarder, now time.Time) upstreamDoc {
-	s, box := f.Stats(now), a.spool.Outbox(f.Name())
+func (a *agent) upstreamStatus(from *delivery, now time.Time) upstreamDoc {
+	s, box := from.stats(now), a.spool.Outbox(from.name)
 	ledger := box.Ledger()
 	d := upstreamDoc{Name: s.Name, Type: s.Type, URL: s.URL, Dialect: s.Dialect, State: s.State,
-		Width:   max(s.Width, a.config.Aggregate.Interval).Seconds(),
+		Width:   max(s.Width, a.aggregator.Interval()).Seconds(),
 		Backlog: backlogDoc{Windows: s.Behind, Width: s.BacklogWidth.Seconds()}, CatchUp: s.Drained.Seconds(),
 		Budget:  budgetDoc{RequestsUsed: s.RequestsUsed, RequestsAllowed: s.RequestsAllowed, ItemsUsed: s.ItemsUsed},
 		Pending: a.pending(box), LastDelivery: optional(s.LastDelivery), LastError: s.LastError, DeadLetters: len(box.Dead()),
@@ -267,16 +281,22 @@ func (a *agent) ready() readyDoc {
 	if a.stopping.Load() {
 		return readyDoc{Detail: "stopping"}
 	}
+	is := a.now()
 	var details []string
+	if c := a.configStatus(); c.Error != "" {
+		details = append(details, "the configuration is refused and the one before stays in effect: "+strings.ReplaceAll(c.Error, "\n", "; "))
+	} else if len(c.Restart) > 0 {
+		details = append(details, "restart to apply "+strings.Join(c.Restart, ", "))
+	}
 	if s := a.spool.Stats(); s.State != "ok" {
 		text := "spool " + s.State + ": " + s.Detail
-		if !a.spool.Attached() && len(a.forwarders) > 0 {
+		if !a.spool.Attached() && len(is.deliveries) > 0 {
 			text += "; nothing is delivered until it can be opened"
 		}
 		details = append(details, text)
 	}
-	for _, f := range a.forwarders {
-		if s := f.Stats(time.Now()); s.State != "ok" || s.LastError != "" {
+	for _, d := range is.deliveries {
+		if s := d.stats(time.Now()); s.State != "ok" || s.LastError != "" {
 			details = append(details, "upstream "+s.Name+" "+s.State+": "+s.LastError)
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"net"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -150,15 +149,4 @@ func TestStopWithoutUpstream(t *testing.T) {
 			t.Errorf("after a clean stop: %v", rec)
 		}
 	}
-}
-
-// TestHangup: a SIGHUP says that it does nothing, and does nothing.
-func TestHangup(t *testing.T) {
-	d := start(t, setup{})
-	for want := 1; want <= 3; want++ {
-		d.signal(syscall.SIGHUP)
-		d.until("the hangup is in the log", func() bool { return d.log.count("SIGHUP") == want })
-	}
-	d.send(d.dial("udp"), "hangup:1|c")
-	d.taken(1)
 }

@@ -105,6 +105,13 @@ func (a *Aggregator) Ends() time.Time {
 	return time.Unix(0, a.start+int64(a.interval))
 }
 
+// Interval returns how long the open window lasts.
+func (a *Aggregator) Interval() time.Duration {
+	a.rotating.Lock()
+	defer a.rotating.Unlock()
+	return a.interval
+}
+
 // Rotate closes the open window and all that hold values of other times, and
 // opens the one that now is in. Samples that are added meanwhile are in
 // either; no reader waits for longer than it takes to swap a table. The live

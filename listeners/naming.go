@@ -20,10 +20,8 @@ const (
 // "Names" and "Tags"). It implements aggregator.Spelling. It is not changed
 // once it is in use.
 type Naming struct {
-	// Tags are set on every series that has no tag of that key. They are dropped
-	// rather than let a series exceed aggregator.MaxTags. Their keys and values
-	// are within aggregator.MaxTagKey and MaxTagValue.
-	Tags []aggregator.Tag
+	// Rules are what the configuration does to every series; nil is nothing.
+	Rules *Rules
 
 	// TagsInNames takes name,k=v and its relatives apart. When false, such text
 	// is part of the name.
@@ -51,17 +49,7 @@ func (n *Naming) Name(dst *aggregator.Key, s *aggregator.Sample) aggregator.Reas
 	if !addTags(dst, parts.tags, parts.between, '=') || !addTags(dst, s.Tags, ',', ':') {
 		return aggregator.TooManyTags
 	}
-	n.addDefaults(dst)
-	return aggregator.Taken
-}
-
-// addDefaults sets the configuration's tags where there are none of their keys.
-func (n *Naming) addDefaults(dst *aggregator.Key) {
-	cut := dst.Cut
-	for _, t := range n.Tags {
-		dst.Default(t.Key, t.Value)
-	}
-	dst.Cut = cut // the client is not told about the configuration's tags
+	return n.Rules.Apply(dst)
 }
 
 // check answers why head is no name, or Taken. A parser asks before it gives

@@ -170,7 +170,7 @@ func oracleLine(n *Naming, line string) ([]heard, aggregator.Reason) {
 	if len(tags) > 100 {
 		return nil, aggregator.TooManyTags
 	}
-	for _, t := range n.Tags {
+	for _, t := range oracleTags(n.Rules) {
 		if _, ok := tags[t.Key]; !ok && len(tags) < 100 {
 			tags[t.Key] = t.Value
 		}
@@ -280,4 +280,11 @@ func oracleNumber(s string) (float64, aggregator.Reason) {
 		return 0, aggregator.Taken
 	}
 	return v, aggregator.Taken
+}
+
+func oracleTags(r *Rules) []aggregator.Tag {
+	if r == nil {
+		return nil
+	}
+	return r.current.Load().tags
 }

@@ -340,6 +340,13 @@ var rows = []struct{ section, packet, want string }{
 // normal is how the agent is configured by default.
 var normal = Naming{TagsInNames: true}
 
+// tagging are rules that set tags.
+func tagging(tags []aggregator.Tag) *Rules {
+	r := new(Rules)
+	r.Set(NewRuleSet(tags))
+	return r
+}
+
 func TestPackets(t *testing.T) {
 	for _, row := range rows {
 		t.Run(row.section+"/"+shorten(row.packet), func(t *testing.T) {
@@ -373,9 +380,9 @@ func TestOptions(t *testing.T) {
 		{Naming{}, "name,k=v:1:2|c", "name,k=v|counter 1; name,k=v|counter 2"},
 		{Naming{}, "na[k=v]me:1|c", "na[k=v]me|counter 1"},
 		{Naming{ClientTelemetry: true}, "datadog.dogstatsd.client.x:1|c", "datadog.dogstatsd.client.x|counter 1"},
-		{Naming{Tags: []aggregator.Tag{{Key: "env", Value: "prod"}, {Key: "host", Value: "h"}}}, "a:1|c|#env:dev", "a{env:dev,host:h}|counter 1"},
-		{Naming{Tags: []aggregator.Tag{{Key: "x", Value: "1"}, {Key: "y", Value: "2"}}}, "a:1|c|#" + manyTags(99), countTags("a", 99)[:len(countTags("a", 99))-1] + ",x:1}|counter 1"},
-		{Naming{Tags: []aggregator.Tag{{Key: "x", Value: strings.Repeat("v", 201)}}}, "a:1|c", "a{x:" + strings.Repeat("v", 200) + "}|counter 1"},
+		{Naming{Rules: tagging([]aggregator.Tag{{Key: "env", Value: "prod"}, {Key: "host", Value: "h"}})}, "a:1|c|#env:dev", "a{env:dev,host:h}|counter 1"},
+		{Naming{Rules: tagging([]aggregator.Tag{{Key: "x", Value: "1"}, {Key: "y", Value: "2"}})}, "a:1|c|#" + manyTags(99), countTags("a", 99)[:len(countTags("a", 99))-1] + ",x:1}|counter 1"},
+		{Naming{Rules: tagging([]aggregator.Tag{{Key: "x", Value: strings.Repeat("v", 201)}})}, "a:1|c", "a{x:" + strings.Repeat("v", 200) + "}|counter 1"},
 	} {
 		if got := parse(NewParser(&row.naming), []byte(row.packet), false).String(); got != row.want {
 			t.Errorf("parse(%q) with %+v\n got %s\nwant %s", row.packet, row.naming, got, row.want)
@@ -531,7 +538,7 @@ func FuzzPacket(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, at uint16, options uint8) {
 		n := Naming{TagsInNames: options&1 != 0, ClientTelemetry: options&2 != 0}
 		if options&4 != 0 {
-			n.Tags = []aggregator.Tag{{Key: "env", Value: "prod"}, {Key: "k", Value: "global"}}
+			n.Rules = tagging([]aggregator.Tag{{Key: "env", Value: "prod"}, {Key: "k", Value: "global"}})
 		}
 		p := NewParser(&n)
 		cut := min(int(at), len(data))

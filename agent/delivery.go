@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"reflect"
+	"sync"
+	"time"
+
+	"sluice/configs"
+	"sluice/forwarder"
+	"sluice/spool"
+)
+
+// A delivery keeps one forwarder running for an upstream. When the upstream's
+// options change, the one that runs finishes what it has in hand and another
+// takes over where it ended: what is queued, and the requests of the last
+// minute, are on disk, so neither is lost or spent twice.
+type delivery struct {
+	name  string
+	spool *spool.Spool
+	after <-chan struct{}
+	done  chan struct{} // closed when no forwarder runs any more
+
+	mu      sync.Mutex // guards the fields below
+	options forwarder.Options
+	current *forwarder.Forwarder
+	finish  context.CancelFunc // tells current to finish; nil while it does not run
+	ending  bool               // nobody takes over
+	before  forwarder.Stats    // counters of the forwarders before current
+}
+
+// newDelivery makes a delivery that begins when after is closed, which is when
+// an earlier one of the same upstream has ended; nil is at once.
+func newDelivery(o forwarder.Options, s *spool.Spool, after <-chan struct{}) *delivery {
+	return &delivery{name: o.Name, spool: s, after: after, done: make(chan struct{}), options: o, current: forwarder.New(o, s)}
+}
+
+// run delivers until stop is called, or abort is done, which also ends a
+// request under way.
+func (d *delivery) run(abort context.Context) {
+	defer close(d.done)
+	if d.after != nil {
+		select {
+		case <-d.after:
+		case <-abort.Done():
+			return
+		}
+	}
+	for again := true; again && abort.Err() == nil; again = d.takeOver() {
+		d.mu.Lock()
+		f := d.current
+		ctx, finish := context.WithCancel(abort)
+		if d.finish = finish; d.ending {
+			finish()
+		}
+		d.mu.Unlock()
+		f.Run(ctx, abort)
+		finish()
+	}
+}
+
+// takeOver puts a forwarder with the options of now in the place of one that
+// has finished, unless that was meant to be the last.
+func (d *delivery) takeOver() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ending {
+		return false
+	}
+	d.before = d.addBeforeLocked(d.current.Stats(time.Now()))
+	d.current, d.finish = forwarder.New(d.options, d.spool), nil
+	return true
+}
+
+// addBeforeLocked adds what earlier forwarders have counted.
+func (d *delivery) addBeforeLocked(s forwarder.Stats) forwarder.Stats {
+	s.Requests += d.before.Requests
+	s.Items += d.before.Items
+	s.Retries += d.before.Retries
+	s.Verified += d.before.Verified
+	if s.LastDelivery.IsZero() {
+		s.LastDelivery = d.before.LastDelivery
+	}
+	return s
+}
+
+// change lets a forwarder with other options take over; with the same ones it
+// does nothing.
+func (d *delivery) change(o forwarder.Options) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case reflect.DeepEqual(d.options, o):
+		return
+	case d.finish == nil: // it has not begun
+		d.current = forwarder.New(o, d.spool)
+	default:
+		d.finish()
+	}
+	d.options = o
+}
+
+// stop lets run return once what is in hand is finished.
+func (d *delivery) stop() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ending = true
+	if d.finish != nil {
+		d.finish()
+	}
+}
+
+// wake tells that a window was appended.
+func (d *delivery) wake() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.current.Wake()
+}
+
+// stats tells how the upstream is doing, over all forwarders since the start.
+func (d *delivery) stats(now time.Time) forwarder.Stats {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.addBeforeLocked(d.current.Stats(now))
+}
+
+func forwarderOptions(u configs.Upstream, cfg configs.Config, log *slog.Logger) forwarder.Options {
+	dialect := u.Dialect
+	if dialect == "auto" {
+		dialect = ""
+	}
+	return forwarder.Options{
+		Name: u.Name, Type: u.Type, URL: u.URL, Key: u.Key.Reveal(), Version: version,
+		RequestsPerMinute: u.RequestsPerMinute, ItemsPerRequest: u.ItemsPerRequest, Timeout: u.Timeout,
+		Dialect: dialect, Verify: u.Verify == "auto", Resend: u.Unverified == "resend", Settle: u.Settle,
+		Points: u.Points, Scalars: u.Scalars, Only: u.Only, Except: u.Except,
+		MaxSetMembers: cfg.Aggregate.MaxSetMembers, Interval: cfg.Aggregate.Interval, CatchUp: u.CatchUp, Log: log,
+	}
+}
