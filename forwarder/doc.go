@@ -29,7 +29,7 @@
 //	windows ──render, seal──▶ Queued ──a slot is free──▶ Sending ──request──┐
 //	                            ▲  ▲                        │ verdict       │ we died
 //	                            │  ├─── again · held ◀──────┤               │
-//	                            │  └─── too large: halves ◀─┤               ▼
+//	                            │  └─── refused: parts ◀────┤               ▼
 //	                            │                           ├─ no answer ▶ InDoubt ──look──┐
 //	                            ├── absent, twice ◀─────────┼──────────────────────────────┤
 //	                            └── gauges, sets, resend ◀──┼─────────── unreadable ◀──────┤
@@ -66,6 +66,12 @@
 // Windows that are evicted while they are rendered are found out when the
 // transaction begins, and the round is thrown away.
 //
+// # A trial
+//
+// A batch that is refused goes through a trial (type trial), which finds the items
+// at fault by asking for parts of it. A fault is what speaks for it that a batch is
+// to be refused: nothing dies before another was taken since.
+//
 // # Limits
 //
 //	requests      Options.RequestsPerMinute in any 60 s, however long each takes
@@ -73,6 +79,9 @@
 //	body          maxBody, 4 MiB less 4 KiB
 //	points        Options.Points a distribution and bucket, fewer on lower rungs
 //	outbox        outboxMax bytes of sealed batches; nothing is sealed beyond
+//	trials        maxIsolation bytes of them, maxTrial requests for each, every
+//	              isolationShare-th request for all
+//	convicts      maxConvicts series
 //	doubts        maxDoubts batches; beyond nothing is sent
 //	answer        maxAnswer bytes are read of it
 //	wait          Options.Timeout for an answer's head, twice that for all of it

@@ -548,7 +548,7 @@ func BenchmarkRender(b *testing.B) {
 				items := 0
 				b.ReportAllocs()
 				for b.Loop() {
-					sheet.batches, sheet.open = sheet.batches[:0], [spool.Singles + 1]*spool.Batch{}
+					sheet.batches, sheet.open = sheet.batches[:0], [fills]*spool.Batch{}
 					sheet.begin(k, 1)
 					f.Render(sheet, &Bucket{At: t0, Rung: rung{points: fewPoints}}, series, v)
 					items = sheet.items

@@ -68,6 +68,17 @@ type Forwarder struct {
 	reads     *budget        // of looks
 	doubt     int            // items that an outbox that was lost may have sent of what is pending
 
+	// Of isolation, see trial and fault.
+	trials     []trial         // as in the outbox, in the order in which they are held
+	convicts   map[uint64]bool // as in the outbox, see seriesOf
+	tidyTrials bool            // an update under way changes one of the two
+	seen       map[uint64]bool // hashes of names that were delivered since the start; at most maxNames
+	isolated   time.Time       // when the last request for a trial was made
+	faults     map[uint64]*fault
+	passes     uint64 // batches that were delivered since the start
+	refusals   int    // since something was delivered
+	question   uint64 // sequence of the batch that asks whether the upstream takes anything; 0 if there is none
+
 	mu     sync.Mutex // guards the fields below
 	budget *budget
 	stats  Stats
@@ -113,6 +124,7 @@ func New(o Options, s *spool.Spool) *Forwarder {
 		log:   o.Log.With("upstream", o.Name),
 		wake:  make(chan struct{}, 1),
 		looks: make(map[uint64]int),
+		seen:  make(map[uint64]bool), faults: make(map[uint64]*fault),
 	}
 	// Full jitter: each delay is anywhere between 0 and twice the interval. No
 	// give-up time: how long data is worth keeping is the spool's business.
@@ -195,19 +207,41 @@ func (f *Forwarder) next(ctx context.Context, now time.Time) time.Duration {
 	if wait := slot.Sub(now); wait > 0 {
 		return wait
 	}
-	if b, ok := f.outbox.Due(now); ok {
+	if f.doubted() {
+		return f.ask(ctx, now)
+	}
+	hearing, at := f.hearing(now)
+	if hearing != nil {
+		if b, ok := f.outbox.DueOf(now, func(b *spool.Batch) bool { return b.Seq == hearing.Seq }); ok {
+			f.isolated = now
+			return f.deliver(ctx, b)
+		}
+		return f.missing(hearing, now)
+	}
+	if b, ok := f.outbox.DueOf(now, func(b *spool.Batch) bool { return !f.tried(b.Seq) && !f.condemned(b.Seq) }); ok {
 		return f.deliver(ctx, b)
 	}
-	wait, queued := idle, false
+	wait, queued := idle, 0
 	for _, b := range f.outbox.Batches() {
-		if b.State == spool.Queued { // a retry of its own: nothing is sealed before that
-			wait, queued = min(wait, b.Due.Sub(now)), true
+		if b.State == spool.Queued && !f.tried(b.Seq) { // a retry of its own: nothing is sealed before that
+			wait = min(wait, b.Due.Sub(now))
+			if f.faults[b.Seq] == nil { // but for one that may be at fault itself
+				queued += maxFaulty
+			}
+			queued++
 		}
 	}
-	if queued || f.outbox.Bytes() >= outboxMax {
+	if !at.IsZero() {
+		wait = min(wait, at.Sub(now))
+	}
+	if queued >= maxFaulty || f.outbox.Bytes() >= outboxMax {
 		return max(wait, time.Second) // not less: a batch that is due but cannot be read
 	}
-	sealed, again, err := f.seal(now, f.limit()) // a minute's worth: parts of requests would waste them
+	sealed, err := f.revive(now)
+	again := time.Duration(0)
+	if !sealed && err == nil {
+		sealed, again, err = f.seal(now, f.limit()) // a minute's worth: parts of requests would waste them
+	}
 	switch {
 	case errors.Is(err, spool.ErrStale):
 		f.log.Debug("windows were evicted while they were rendered", "error", err)
@@ -217,7 +251,7 @@ func (f *Forwarder) next(ctx context.Context, now time.Time) time.Duration {
 	case sealed:
 		return 0
 	}
-	return min(max(again, time.Millisecond), idle)
+	return min(max(again, time.Millisecond), max(wait, time.Millisecond))
 }
 
 // limit is how many requests a minute may have.
@@ -284,6 +318,7 @@ func (f *Forwarder) recover(now time.Time) error {
 	f.mu.Lock()
 	f.budget = newBudget(f.options.RequestsPerMinute, times, now)
 	f.mu.Unlock()
+	f.loadTrials()
 	f.ready = true
 	return nil
 }
@@ -387,6 +422,7 @@ func (f *Forwarder) act(b *spool.Batch, v Verdict, now time.Time, times []time.T
 			if f.learns(v) {
 				tx.Put(stateTable, f.dialectKey(), []byte(v.Dialect))
 			}
+			return f.passed(tx, b, now)
 		case Again:
 			delay = max(f.backoff.NextBackOff(), v.RetryAfter, time.Millisecond)
 			state = "retrying"
@@ -403,10 +439,14 @@ func (f *Forwarder) act(b *spool.Batch, v Verdict, now time.Time, times []time.T
 				due = b.Started.Add(f.options.Settle)
 			}
 			tx.State(b.Seq, spool.InDoubt, due, b.Started, b.Attempts)
+			f.suspect(b, v)
 		case Refused:
-			f.settle(tx, b, spool.Settlement{To: spool.Dead, Reason: v.Reason, At: now})
+			return f.refused(tx, b, v, now)
 		case TooLarge:
-			f.halve(tx, b, v.Reason, now)
+			if f.tried(b.Seq) {
+				return f.refused(tx, b, v, now)
+			}
+			f.halve(tx, b, v, now)
 		}
 		return nil
 	})
@@ -416,6 +456,7 @@ func (f *Forwarder) act(b *spool.Batch, v Verdict, now time.Time, times []time.T
 		f.ready = false
 		return f.trouble("note the answer to a batch", err)
 	}
+	f.reloadTrials()
 	f.conclude(b, v, state, now)
 	if delay > 0 {
 		f.notBefore = now.Add(delay)
@@ -437,6 +478,7 @@ func (f *Forwarder) conclude(b *spool.Batch, v Verdict, state string, now time.T
 		f.draining = time.Time{} // CatchUp begins when the upstream is back
 		f.fail(state, v.Reason)
 		if v.Is == Refused || v.Is == TooLarge {
+			f.refusals++
 			f.log.Error("the upstream refused a batch", "batch", b.Seq, "items", len(b.Items), "answer", v.Reason)
 		}
 		return
@@ -445,6 +487,8 @@ func (f *Forwarder) conclude(b *spool.Batch, v Verdict, state string, now time.T
 		f.log.Info("the upstream's dialect is known now", "dialect", v.Dialect)
 		f.learn(v.Dialect)
 	}
+	f.passes++
+	f.refusals = 0
 	f.mu.Lock()
 	was := f.stats.State
 	f.stats.State, f.stats.LastError, f.stats.LastDelivery = "ok", "", now

@@ -62,7 +62,10 @@ type round struct {
 
 func (f *Forwarder) newRound(slots int) *round {
 	r := &round{forwarder: f, slots: slots, start: f.outbox.Pending(), doubt: f.doubt}
-	r.sheet = &Sheet{maxItems: f.room(), maxBody: maxBody, head: f.upstream.Form().Head}
+	r.sheet = f.newSheet()
+	if len(f.convicts) > 0 {
+		r.sheet.suspect = func(item []byte) bool { return f.convicts[seriesOf(item)] }
+	}
 	r.pending = r.start
 	r.group, _ = f.outbox.Group()
 	for _, have := range r.pending {
@@ -252,7 +255,7 @@ func (r *round) renderBucket(b *Bucket, after []byte) (done bool, err error) {
 				r.sheet.items, reason = 0, &r.doubtful
 			}
 		}
-		if len(r.sheet.batches) > r.slots && before.batches > 0 { // a series larger than a minute's budget goes alone
+		if max(len(r.sheet.batches), len(r.sheet.apart)) > r.slots && before.batches+before.apart > 0 { // a series larger than a minute's budget goes alone
 			r.sheet.back(before)
 			return false, nil
 		}
@@ -307,7 +310,7 @@ func (r *round) commit(tx *spool.Tx) error {
 	if !slices.Equal(tx.Pending(), r.start) {
 		return spool.ErrStale
 	}
-	for _, b := range r.sheet.batches {
+	for _, b := range slices.Concat(r.sheet.batches, r.sheet.apart) {
 		b.Windows = r.windows
 	}
 	var g *spool.Group
@@ -332,8 +335,7 @@ func (r *round) commit(tx *spool.Tx) error {
 func (f *Forwarder) seal(now time.Time, slots int) (sealed bool, wait time.Duration, err error) {
 	r := f.newRound(slots)
 	if !f.upstream.Known() { // one item tells the dialect: nothing that matters is sent before
-		f.upstream.Hello(r.sheet, now)
-		return true, 0, f.store(r.sheet, now, func(*spool.Tx) error { return nil })
+		return true, 0, f.hello(now)
 	}
 	err = r.render(now)
 	f.notePlan(r.plan)
@@ -384,18 +386,29 @@ func (f *Forwarder) store(sheet *Sheet, now time.Time, with func(*spool.Tx) erro
 		for _, b := range sheet.batches {
 			f.sealBatch(tx, b, now)
 		}
+		joined := make(map[uint64]bool)
+		for _, b := range sheet.apart {
+			if err := f.sealApart(tx, b, joined, now); err != nil {
+				return err
+			}
+		}
 		for _, name := range f.contact.names.fresh {
 			u := f.contact.names.uses[name]
 			tx.Put(namesTable, name, u[:])
 		}
 		return nil
 	})
+	f.reloadTrials()
 	if err != nil {
 		f.contact.names.forget()
 		return err
 	}
 	f.contact.names.keep()
 	return nil
+}
+
+func (f *Forwarder) newSheet() *Sheet {
+	return &Sheet{maxItems: f.room(), maxBody: maxBody, head: f.upstream.Form().Head}
 }
 
 func (f *Forwarder) sealBatch(tx *spool.Tx, b *spool.Batch, now time.Time) {
@@ -435,10 +448,10 @@ func carried(b *spool.Batch) (n int) {
 
 // halve replaces a batch that is too large by two; one item that is too large
 // by itself is dead.
-func (f *Forwarder) halve(tx *spool.Tx, b *spool.Batch, reason string, now time.Time) {
+func (f *Forwarder) halve(tx *spool.Tx, b *spool.Batch, v Verdict, now time.Time) {
 	half := carried(b) / 2
 	if half == 0 {
-		f.settle(tx, b, spool.Settlement{To: spool.Dead, Reason: reason, At: now})
+		f.settle(tx, b, spool.Settlement{To: spool.Dead, Reason: v.Reason, Answer: v.Answer, At: now})
 		return
 	}
 	// The agent's own items come last, so the first half are all others.

@@ -97,13 +97,23 @@ type Sheet struct {
 	maxItems int // items a batch may have, less what Finish adds
 	maxBody  int // bytes a body may have
 	head     string
+	suspect  func(item []byte) bool // tells what travels apart; nil: nothing does
 
-	batches []*spool.Batch // in the order they were begun
-	open    [spool.Singles + 1]*spool.Batch
-	samples uint64 // of the series being rendered: they ride on its first item
+	batches []*spool.Batch      // in the order they were begun
+	apart   []*spool.Batch      // the same, of suspects
+	open    [fills]*spool.Batch // by fill
+	samples uint64              // of the series being rendered: they ride on its first item
 	kind    aggregator.Kind
-	items   int // of the series being rendered
+	items   int    // of the series being rendered
+	item    []byte // scratch
 }
+
+// A sheet fills two batches of each lane at once, the second, at the index
+// lane+suspects, with suspects.
+const (
+	suspects = int(spool.Singles) + 1
+	fills    = 2 * suspects
+)
 
 // begin announces the items of a series.
 func (s *Sheet) begin(kind aggregator.Kind, samples uint64) {
@@ -112,58 +122,58 @@ func (s *Sheet) begin(kind aggregator.Kind, samples uint64) {
 
 // Item adds one item, written by write, to a lane.
 func (s *Sheet) Item(lane spool.Lane, write func(dst []byte) []byte) {
-	b := s.open[lane]
-	if b == nil || len(b.Items) >= s.maxItems {
-		b = s.next(lane)
+	s.item = write(s.item[:0])
+	fill := int(lane)
+	if s.suspect != nil && s.suspect(s.item) {
+		fill += suspects
 	}
-	at := len(b.Body)
+	b := s.open[fill]
+	if b == nil || len(b.Items) >= s.maxItems || len(b.Items) > 0 && len(b.Body)+1+len(s.item) > s.maxBody {
+		b = s.next(fill)
+	}
 	if len(b.Items) > 0 {
 		b.Body = append(b.Body, ',')
-		at++
 	}
-	b.Body = write(b.Body)
-	if len(b.Body) > s.maxBody && len(b.Items) > 0 { // move it to a batch of its own
-		item := b.Body[at:]
-		b.Body = b.Body[:at-1]
-		b = s.next(lane)
-		at = len(b.Body)
-		b.Body = append(b.Body, item...)
-	}
-	b.Items = append(b.Items, spool.Item{Off: uint32(at), Len: uint32(len(b.Body) - at), Kind: uint8(s.kind), Samples: s.samples})
+	b.Items = append(b.Items, spool.Item{Off: uint32(len(b.Body)), Len: uint32(len(s.item)), Kind: uint8(s.kind), Samples: s.samples})
+	b.Body = append(b.Body, s.item...)
 	s.samples = 0
 	s.items++
 }
 
-func (s *Sheet) next(lane spool.Lane) *spool.Batch {
-	b := &spool.Batch{Lane: lane, Body: append(make([]byte, 0, 4096), s.head...)}
-	s.open[lane] = b
-	s.batches = append(s.batches, b)
+func (s *Sheet) next(fill int) *spool.Batch {
+	b := &spool.Batch{Lane: spool.Lane(fill % suspects), Body: append(make([]byte, 0, 4096), s.head...)}
+	s.open[fill] = b
+	if fill >= suspects {
+		s.apart = append(s.apart, b)
+	} else {
+		s.batches = append(s.batches, b)
+	}
 	return b
 }
 
 // mark remembers how full a sheet is, so that a series that turned out not to
 // fit can be taken back whole.
 type mark struct {
-	batches     int
-	open        [spool.Singles + 1]*spool.Batch
-	items, body [spool.Singles + 1]int
+	batches, apart int
+	open           [fills]*spool.Batch
+	items, body    [fills]int
 }
 
 func (s *Sheet) mark() mark {
-	m := mark{batches: len(s.batches), open: s.open}
-	for lane, b := range s.open {
+	m := mark{batches: len(s.batches), apart: len(s.apart), open: s.open}
+	for fill, b := range s.open {
 		if b != nil {
-			m.items[lane], m.body[lane] = len(b.Items), len(b.Body)
+			m.items[fill], m.body[fill] = len(b.Items), len(b.Body)
 		}
 	}
 	return m
 }
 
 func (s *Sheet) back(m mark) {
-	s.batches, s.open = s.batches[:m.batches], m.open
-	for lane, b := range s.open {
+	s.batches, s.apart, s.open = s.batches[:m.batches], s.apart[:m.apart], m.open
+	for fill, b := range s.open {
 		if b != nil {
-			b.Items, b.Body = b.Items[:m.items[lane]], b.Body[:m.body[lane]]
+			b.Items, b.Body = b.Items[:m.items[fill]], b.Body[:m.body[fill]]
 		}
 	}
 }

@@ -18,6 +18,14 @@ type Verdict struct {
 	// still be at work.
 	Over bool
 
+	// Answer is the body of the answer, as far as it was read.
+	Answer []byte
+
+	// Of InDoubt: the upstream's own answer, or that of a proxy before it, says that
+	// it failed. If it does so for one batch and not for others, the batch may be at
+	// fault.
+	Failed bool
+
 	// Of Delivered: how the upstream counted, and which dialect it answered in.
 	Accepted, Rejected int
 	Dialect            string
@@ -68,7 +76,7 @@ type outcome struct {
 // not. 503 counts as certain because the upstream's servers answer it before
 // they touch the data.
 func judge(o outcome, sent int, now time.Time, count func(body []byte) (accepted, rejected int, dialect string, ok bool)) Verdict {
-	v := Verdict{Reason: "status " + strconv.Itoa(o.status)}
+	v := Verdict{Reason: "status " + strconv.Itoa(o.status), Answer: o.body}
 	switch s := o.status; {
 	case o.err != nil && !o.wrote:
 		v.Is, v.Reason = Again, tidy(o.err.Error())
@@ -91,7 +99,7 @@ func judge(o outcome, sent int, now time.Time, count func(body []byte) (accepted
 		v.Is = Again
 		v.RetryAfter = retryAfter(o.header.Get("Retry-After"), now)
 	case s == 408, s >= 500:
-		v.Is, v.Over = InDoubt, s == 500
+		v.Is, v.Over, v.Failed = InDoubt, s == 500, s >= 500
 	case s == 400, s == 415, s == 422:
 		v.Is = Refused
 	case s == 413:

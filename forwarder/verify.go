@@ -66,25 +66,32 @@ func (f *Forwarder) verify(ctx context.Context, header *spool.Batch) time.Durati
 		switch found {
 		case present:
 			f.settle(tx, b, spool.Settlement{To: spool.Delivered, At: now})
+			return f.passed(tx, b, now)
 		case absent:
-			f.notThere(tx, b, now)
+			return f.notThere(tx, b, now)
 		case unanswered:
 			tx.State(b.Seq, spool.InDoubt, now.Add(max(f.options.Settle/4, time.Second)), b.Started, b.Attempts)
 		default:
-			f.giveUp(tx, b, now)
+			return f.giveUp(tx, b, now)
 		}
 		return nil
 	})
 	if err != nil {
+		f.ready = false
 		return f.trouble("settle a batch in doubt", err)
 	}
+	f.reloadTrials()
 	f.mu.Lock()
 	if found == present {
+		f.passes++
+		f.refusals = 0
 		f.stats.Verified++
 		f.stats.LastDelivery = now
 	}
 	if f.stats.State == "in_doubt" && f.doubts() == 0 {
-		f.stats.State, f.stats.LastError = "ok", ""
+		if f.stats.State = "retrying"; found == present {
+			f.stats.State, f.stats.LastError = "ok", ""
+		}
 	}
 	f.mu.Unlock()
 	level := slog.LevelInfo
@@ -125,19 +132,23 @@ func (f *Forwarder) look(ctx context.Context, b *spool.Batch) finding {
 
 // notThere acts on a batch that the upstream does not have: the first time it
 // waits and looks again, the second time the batch is sent again.
-func (f *Forwarder) notThere(tx *spool.Tx, b *spool.Batch, now time.Time) {
+func (f *Forwarder) notThere(tx *spool.Tx, b *spool.Batch, now time.Time) error {
 	if f.looks[b.Seq]++; f.looks[b.Seq] < 2 {
 		wait := f.options.Settle
 		if b.Due.Before(b.Started.Add(f.options.Settle)) { // there was a complete answer
 			wait = secondLook
 		}
 		tx.State(b.Seq, spool.InDoubt, now.Add(wait), b.Started, b.Attempts)
-		return
+		return nil
 	}
 	delete(f.looks, b.Seq)
+	if v, yes := f.atFault(b); yes {
+		return f.refused(tx, b, v, now)
+	}
 	// A batch that fails again and again must not take the budget of the others.
 	wait := min(time.Second<<min(b.Attempts, 6), heldProbe)
 	tx.State(b.Seq, spool.Queued, now.Add(wait), b.Started, b.Attempts)
+	return nil
 }
 
 // resentTable names the batches that are sent once more unverified, by sequence.
@@ -152,6 +163,7 @@ func (f *Forwarder) settle(tx *spool.Tx, b *spool.Batch, s spool.Settlement) {
 		tx.Delete(resentTable, resentKey(b))
 	}
 	delete(f.looks, b.Seq)
+	delete(f.faults, b.Seq)
 }
 
 // repeatable tells whether sending a series of that kind again changes nothing.
@@ -162,7 +174,7 @@ func repeatable(k aggregator.Kind) bool { return k == aggregator.Gauge || k == a
 // distributions are dropped unless the upstream is configured to resend: one
 // lost window is bounded, and doubling, where each attempt may commit and time
 // out, is not.
-func (f *Forwarder) giveUp(tx *spool.Tx, b *spool.Batch, now time.Time) {
+func (f *Forwarder) giveUp(tx *spool.Tx, b *spool.Batch, now time.Time) error {
 	resent := f.outbox.Get(resentTable, resentKey(b)) != nil
 	harmless := part(f.upstream, b, func(_ int, i spool.Item) bool {
 		return repeatable(aggregator.Kind(i.Kind))
@@ -174,15 +186,15 @@ func (f *Forwarder) giveUp(tx *spool.Tx, b *spool.Batch, now time.Time) {
 	switch {
 	case harmless == nil && rest == nil: // a hello: another one asks
 		f.settle(tx, b, drop)
-		return
+		return nil
 	case resent || harmless == nil && !f.options.Resend:
 		f.settle(tx, b, drop)
 		f.log.Error("a batch in doubt cannot be verified and is dropped", "batch", b.Seq, "items", len(b.Items))
-		return
+		return f.lost(tx, b, now)
 	case rest == nil || f.options.Resend:
 		tx.Put(resentTable, resentKey(b), []byte{1})
 		tx.State(b.Seq, spool.Queued, now, b.Started, b.Attempts)
-		return
+		return nil
 	}
 	f.sealBatch(tx, harmless, now)
 	tx.Put(resentTable, resentKey(harmless), []byte{1})
@@ -191,4 +203,5 @@ func (f *Forwarder) giveUp(tx *spool.Tx, b *spool.Batch, now time.Time) {
 	f.settle(tx, b, spool.Settlement{To: spool.Replaced, At: now})
 	f.log.Error("a batch in doubt cannot be verified: its gauges and sets are sent again, the rest is dropped",
 		"batch", b.Seq, "dropped", len(rest.Items)-1)
+	return f.lost(tx, b, now)
 }

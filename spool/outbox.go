@@ -102,6 +102,12 @@ func (o *Outbox) Generation() string {
 // lanes in the order of their numbers, then by sequence. One whose content is
 // damaged on disk is settled as Dropped["damaged"] and passed over.
 func (o *Outbox) Due(now time.Time) (*Batch, bool) {
+	return o.DueOf(now, func(*Batch) bool { return true })
+}
+
+// DueOf is Due among those batches that of answers true for; it is shown them
+// without Items and Body, and must not change them.
+func (o *Outbox) DueOf(now time.Time, of func(*Batch) bool) (*Batch, bool) {
 	for {
 		st := o.state()
 		if st == nil {
@@ -110,7 +116,7 @@ func (o *Outbox) Due(now time.Time) (*Batch, bool) {
 		var best *head
 		for i := range st.heads {
 			h := &st.heads[i]
-			if h.Batch.State == Queued && !h.Due.After(now) && (best == nil || h.Lane < best.Lane) {
+			if h.Batch.State == Queued && !h.Due.After(now) && (best == nil || h.Lane < best.Lane) && of(&h.Batch) {
 				best = h
 			}
 		}
@@ -184,10 +190,15 @@ func (o *Outbox) Load(seq uint64) (*Batch, error) {
 }
 
 // Bytes is what the contents of the batches take on disk.
-func (o *Outbox) Bytes() (n int64) {
+func (o *Outbox) Bytes() int64 { return o.BytesOf(func(*Batch) bool { return true }) }
+
+// BytesOf is Bytes of those batches that of answers true for; see DueOf.
+func (o *Outbox) BytesOf(of func(*Batch) bool) (n int64) {
 	if st := o.state(); st != nil {
 		for i := range st.heads {
-			n += int64(st.heads[i].stored)
+			if h := st.heads[i]; of(&h.Batch) {
+				n += int64(h.stored)
+			}
 		}
 	}
 	return n
