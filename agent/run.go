@@ -112,7 +112,10 @@ func newAgent(file string, cfg configs.Config, logTo io.Writer) (*agent, error) 
 		Dir:       cfg.Spool.Dir,
 		MaxBytes:  int64(cfg.Spool.MaxBytes),
 		Retention: max(cfg.Spool.Retention, 1), // 0 would be its default
-		Log:       a.log,
+		Coarsen: func(windows [][][]byte) (parts [][]byte, samples, series [spool.Kinds]uint64, err error) {
+			return aggregator.Coarsen(a.now().config.Aggregate.MaxSetMembers, windows)
+		},
+		Log: a.log,
 	})
 	var err error
 	a.first, err = a.prepare(cfg)
@@ -255,6 +258,11 @@ func (a *agent) keepSpool(ctx context.Context) {
 			a.wakeDeliveries()
 		}
 		last = a.tellSpool(err, last)
+		for ctx.Err() == nil {
+			if done, _ := a.spool.RollUp(ctx, time.Now()); !done { // an error is in the log
+				break
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return

@@ -333,6 +333,7 @@ func (r *round) commit(tx *spool.Tx) error {
 // seal stores what a round rendered, for at most slots requests. It answers
 // whether there was anything, and if not, when to look again.
 func (f *Forwarder) seal(now time.Time, slots int) (sealed bool, wait time.Duration, err error) {
+	defer f.spool.Hold()() // what is planned with is what is read
 	r := f.newRound(slots)
 	if !f.upstream.Known() { // one item tells the dialect: nothing that matters is sent before
 		return true, 0, f.hello(now)

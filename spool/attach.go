@@ -112,7 +112,27 @@ func (s *Spool) loadLocked(ctx context.Context, dir *folder, now time.Time) erro
 		s.detachLocked()
 		return err
 	}
+	s.dropStandIns(a)
 	return nil
+}
+
+// dropStandIns removes segments whose every record another one stands for: what
+// a crash left of a roll-up. One that cannot be removed is nobody's, and goes by
+// eviction.
+func (s *Spool) dropStandIns(a *assembly) {
+	for _, l := range a.done {
+		for n := l.first; n <= l.last; n++ {
+			delete(a.full, n)
+		}
+	}
+	for _, g := range s.segmentList() {
+		if !a.full[g.number] || g.number == s.highest {
+			continue
+		}
+		if err := s.unlinkLocked(g); err != nil {
+			s.log.Warn("a segment that was rolled up is still there", "segment", g.name(), "error", err)
+		}
+	}
 }
 
 // examine decides whether a file may be opened. One that is damaged, or not a
@@ -146,7 +166,7 @@ func (s *Spool) quarantine(dir *folder, name string, why error) error {
 // scan indexes the segments. When one turns out to be damaged it is
 // quarantined and the scan starts again without it.
 func (s *Spool) scan(dir *folder, numbers []uint64, now time.Time) (segments []*segment, a *assembly, damaged uint64, err error) {
-	a = &assembly{open: map[assemblyKey]*partial{}, next: 1}
+	a = &assembly{open: map[assemblyKey]*partial{}, full: map[uint64]bool{}, next: 1}
 	for i, n := range numbers {
 		g := &segment{number: n, born: now}
 		bad := 0

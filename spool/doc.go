@@ -83,9 +83,10 @@
 //	         1  number of ranges, and 16 bytes each: from, to
 //
 // A record is complete when all its parts with the same binding are there; the
-// index ignores others. Of two complete records with one sequence the one that
-// was written later counts: an append whose error was ambiguous is repeated
-// under the same number in a new segment.
+// index ignores others. Of complete records that have sequences in common the one
+// that stands for more counts, and among equals the one that was written later: an
+// append whose error was ambiguous is repeated under the same number in a new
+// segment.
 //
 // docs/spool.md has the records of outbox.db and what happens in each failure.
 package spool

@@ -106,8 +106,10 @@ func (s *Spool) expireOutbox(o *Outbox, cutoff, now time.Time) error {
 //	quarantined files, oldest first
 //	segments that nobody is owed, even inside Retention, oldest first
 //	segments that only upstreams are owed which are no longer configured
-//	(here a merge of pending records to a coarser width will have its place)
 //	the oldest segment, whoever is owed it
+//
+// Before it comes to the last two, RollUp has merged pending records to coarser
+// ones: it begins earlier, at 80 % of MaxBytes, because it takes its time.
 //
 // What an upstream is owed goes in two steps: first its outbox says so, with
 // the samples, then the file is removed. A crash in between leaves a file that
@@ -128,7 +130,7 @@ func (s *Spool) makeRoomLocked(now time.Time, size int64) error {
 	}
 	s.countQuarantine() // and the outbox
 	for {
-		over := s.bytes() + size - s.opt.MaxBytes
+		over := s.bytes() + size - (s.opt.MaxBytes - s.reserve())
 		if over <= 0 {
 			return nil
 		}

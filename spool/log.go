@@ -29,16 +29,23 @@ func (x index) after(seq uint64) int {
 	return i
 }
 
-// put adds a record. One with the same sequence is replaced: the newer writing
-// of a record wins, because an append that answered an error may have come
-// through all the same and was then repeated under the same number.
+// put adds a record. Of records that have sequences in common the one that
+// stands for more wins: it was made of the others, of which a crash may have left
+// some. Of two with the same sequences it is the newer writing, because an append
+// that answered an error may have come through all the same and was then repeated
+// under the same number.
 func (x index) put(l logged) index {
 	i := x.after(l.Seqs.From)
-	if i < len(x) && x[i].Seqs.From == l.Seqs.From {
-		x[i] = l
-		return x
+	if i > 0 && x[i-1].Seqs.To > l.Seqs.From {
+		i--
 	}
-	return slices.Insert(x, i, l)
+	j := i
+	for ; j < len(x) && x[j].Seqs.From < l.Seqs.To; j++ {
+		if x[j].Seqs.length() > l.Seqs.length() {
+			return x
+		}
+	}
+	return slices.Replace(x, i, j, l)
 }
 
 // samples adds up the samples of the records from seq on.
@@ -64,9 +71,10 @@ func (x index) pending(p Pending, seq uint64) (sum [Kinds]uint64) {
 type assembly struct {
 	open  map[assemblyKey]*partial
 	done  index
-	next  uint64   // greater than every sequence seen
-	newer []cursor // of the greatest sequence with a readable meta
-	of    uint64   // that sequence
+	full  map[uint64]bool // numbers of segments with a complete record, whether it counts or not
+	next  uint64          // greater than every sequence seen
+	newer []cursor        // of the greatest sequence with a readable meta
+	of    uint64          // that sequence
 }
 
 type assemblyKey struct {
@@ -108,6 +116,9 @@ func (a *assembly) add(segment uint64, f frame) {
 	p.last = segment
 	p.Bytes += uint32(f.body)
 	if p.left == 0 {
+		for n := p.first; n <= p.last; n++ {
+			a.full[n] = true
+		}
 		a.done = a.done.put(p.logged)
 		delete(a.open, key)
 	}

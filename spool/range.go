@@ -25,6 +25,8 @@ func (r Range) Contains(seq uint64) bool { return r.From <= seq && seq < r.To }
 // Empty tells whether no sequence lies in r.
 func (r Range) Empty() bool { return r.From >= r.To }
 
+func (r Range) length() uint64 { return r.To - r.From }
+
 // Overlaps tells whether some sequence lies in both.
 func (r Range) Overlaps(o Range) bool { return max(r.From, o.From) < min(r.To, o.To) }
 

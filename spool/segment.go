@@ -25,6 +25,8 @@ type segment struct {
 	size   int64 // of the file
 	born   time.Time
 
+	stiff bool // no roll-up: a record is damaged, or nothing would be won; guarded by Spool.rolling
+
 	// Guarded by Spool.io.
 	db      *bolt.DB // while open
 	largest int64    // frame in it, at least while it is the tail

@@ -37,10 +37,12 @@ type Options struct {
 	SegmentBytes int64         // of one file; 0 = 32 MiB, but at most an eighth of MaxBytes; at least 256 KiB
 	SegmentAge   time.Duration // a new file after this time; 0 = 1 h
 	MemoryBytes  int64         // bound of the memory log; 0 = 32 MiB
+	Coarsen      CoarsenFunc   // merges records, see RollUp; nil = none is ever merged
 
 	Log *slog.Logger // nil = none
 
 	checking func(path string) // tests: called before a file is checked
+	stepping func(step string) // tests: called when RollUp has done a step
 }
 
 // Stats of a Spool, as of the call.
@@ -58,6 +60,7 @@ type Stats struct {
 	DamagedRecords uint64 // parts with a wrong checksum and tails that were cut off, found at Attach
 	Evicted        uint64 // segments removed to keep MaxBytes, since New
 	Expired        uint64 // segments removed because of Retention, since New
+	RolledUp       uint64 // records that others stand for now, since New
 
 	MemoryRecords int
 	MemoryBytes   int64
@@ -67,15 +70,21 @@ type Stats struct {
 // Spool is the log of records and the outboxes. Its methods may be called
 // concurrently.
 //
-// Three locks, taken in this order: io for the segments, out for outbox.db, mu
-// for what readers see. mu is never held while a file is touched, so readers
-// do not wait for a disk; the one that reads a record does, because a segment
-// must not be removed under it.
+// Locks, taken in this order: rolling for RollUp; plan, which readers Hold and
+// which a roll-up takes to put its result in place; io for the segments; out for
+// outbox.db; mu for what readers see. mu is never held while a file is touched,
+// so readers do not wait for a disk; the one that reads a record does, because a
+// segment must not be removed under it.
 type Spool struct {
 	opt Options
 	log *slog.Logger
 
 	attaching atomic.Bool
+
+	rolling   sync.Mutex // guards the fields below, and segment.stiff
+	rollAfter time.Time  // no roll-up before: the last one met an error
+
+	plan sync.RWMutex // held for writing while records are replaced by coarser ones
 
 	io      sync.Mutex // guards the fields below, and all files but outbox.db
 	dir     *folder    // nil while detached
