@@ -54,7 +54,7 @@ func (a *agent) prepare(cfg configs.Config) (_ *change, err error) {
 			c.abandon()
 		}
 	}()
-	wanted := endpoints(cfg.Listen)
+	wanted := a.wanted(cfg.Listen)
 	for _, s := range running.sockets {
 		if !slices.Contains(wanted, s.endpoint) {
 			c.ended = append(c.ended, s)
@@ -109,8 +109,8 @@ func (a *agent) commit(c *change) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	sockets := slices.DeleteFunc(slices.Clone(a.sockets), func(s *socket) bool { return slices.Contains(c.ended, s) })
-	a.sockets = inOrder(append(sockets, c.opened...), endpoints(cfg.Listen))
-	a.tried = without(endpoints(cfg.Listen), closed)
+	a.sockets = inOrder(append(sockets, c.opened...), a.wanted(cfg.Listen))
+	a.tried = without(a.wanted(cfg.Listen), closed)
 	a.missing = errors.Join(missing...)
 	a.deliverLocked(cfg)
 	a.config, a.read, a.loaded = cfg, c.read, time.Now()

@@ -10,6 +10,7 @@ import (
 
 func newCheck() *cobra.Command {
 	var file string
+	var quiet bool
 	c := &cobra.Command{
 		Use:   "check [--config FILE]",
 		Short: "Validate the configuration and print what is in effect, without secrets",
@@ -25,11 +26,15 @@ once, and prints what is in effect. It opens no socket and touches no spool.`,
 			for _, w := range cfg.Warnings {
 				fmt.Fprintf(c.ErrOrStderr(), "sluice: warning: %s\n", w)
 			}
+			if quiet {
+				return nil
+			}
 			_, err = c.OutOrStdout().Write(configs.Redacted(cfg))
 			return err
 		},
 	}
 	configFlag(c, &file)
+	c.Flags().BoolVar(&quiet, "quiet", false, "print faults and warnings only")
 	return c
 }
 

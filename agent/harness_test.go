@@ -70,6 +70,7 @@ type setup struct {
 	Text     string // the whole configuration, instead of what the fields above come to
 	Config   string // an existing file of that configuration
 	Env      []string
+	Inherit  []*os.File // sockets handed over the way systemd does
 }
 
 func (s *setup) yaml() string {
@@ -131,6 +132,11 @@ func start(t *testing.T, s setup) *daemon {
 	}
 	d := &daemon{t: t, log: new(logBuffer), exited: make(chan struct{})}
 	d.cmd = exec.Command(path, "run", "--config", file)
+	if len(s.Inherit) > 0 {
+		// LISTEN_PID is the agent's own, which nobody knows before it runs.
+		d.cmd = exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=$0 exec "$@"`, fmt.Sprint(len(s.Inherit)), path, "run", "--config", file)
+		d.cmd.ExtraFiles = s.Inherit
+	}
 	d.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.Dir}, s.Env...)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	d.cmd.WaitDelay = patience

@@ -38,6 +38,7 @@ var homes = map[string]string{
 	"github.com/go-faster/jx":        "forwarder",
 	"github.com/fsnotify/fsnotify":   "agent",
 	"github.com/spf13/cobra":         "agent",
+	"github.com/coreos/go-systemd":   "agent",
 	"golang.org/x/crypto":            "agent",
 	"golang.org/x/sys":               "listeners",
 }

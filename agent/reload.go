@@ -42,7 +42,9 @@ func (a *agent) keepConfig(ctx context.Context, hangup <-chan os.Signal) {
 		case <-ctx.Done():
 			return
 		case <-hangup:
+			a.supervisor.reloading()
 			a.reload(true)
+			a.supervisor.ready()
 			first = time.Time{}
 		case <-poll.C:
 			if first.IsZero() {

@@ -53,6 +53,9 @@ type agent struct {
 	started time.Time
 	first   *change // made by newAgent, put into effect by run
 
+	inherited  []inherited // sockets that systemd has opened
+	supervisor supervisor
+
 	rules      listeners.Rules
 	aggregator *aggregator.Aggregator
 	spool      *spool.Spool
@@ -118,6 +121,10 @@ func newAgent(file string, cfg configs.Config, logTo io.Writer) (*agent, error) 
 		Log: a.log,
 	})
 	var err error
+	if a.inherited, err = inheritSockets(); err != nil {
+		return nil, err
+	}
+	a.tellInherited(cfg.Listen)
 	a.first, err = a.prepare(cfg)
 	return a, err
 }
@@ -126,7 +133,10 @@ func newAgent(file string, cfg configs.Config, logTo io.Writer) (*agent, error) 
 // sockets are closed to new data, readers empty what the kernel has accepted,
 // the last window is closed and stored, deliveries send what they can within
 // shutdown_timeout, the spool is closed. Everything that was not delivered is
-// on disk by then. Starting is putting a first configuration into effect;
+// on disk by then. Sockets that systemd keeps open go on filling up, and the next
+// agent reads what is in them: so they are read while deliveries end, and between
+// the last read and the end of the process there is no more than one window to
+// store. Starting is putting a first configuration into effect;
 // keepConfig does the same again with each that follows.
 func (a *agent) run(ctx context.Context) error {
 	hangup, ignore := catchHangup()
@@ -143,6 +153,7 @@ func (a *agent) run(ctx context.Context) error {
 	rotating.Go(func() { a.rotate(rotator) })
 	a.sayHello()
 	watching.Go(func() { a.keepConfig(ctx, hangup) })
+	keeping.Go(func() { a.keepSupervisor(keepers) })
 
 	var failed error
 	select {
@@ -152,27 +163,38 @@ func (a *agent) run(ctx context.Context) error {
 		a.log.Error("stopping, for a part has ended", "error", failed)
 	}
 	a.stopping.Store(true)
+	a.supervisor.stopping()
 	watching.Wait()
 	last := a.now()
 	deadline := time.AfterFunc(last.config.ShutdownTimeout, a.giveUp)
 	defer deadline.Stop()
 
-	end(ofKind(last.sockets, true))
+	packets := ofKind(last.sockets, true)
+	end(thoseInherited(packets, false))
+	if inherited := thoseInherited(packets, true); len(inherited) > 0 {
+		a.finish(last.deliveries)
+		end(inherited)
+	}
 	stopRotator()
 	rotating.Wait()
 	a.closeWindows(time.Now())
 	stopKeepers()
 	keeping.Wait()
 	a.storeLast()
-	for _, d := range last.deliveries {
-		d.stop()
-	}
-	a.delivering.Wait()
+	a.finish(last.deliveries)
 	end(ofKind(last.sockets, false))
 	waiting := a.waiting()
 	err := a.spool.Close()
 	a.sayGoodbye(waiting)
 	return errors.Join(failed, err)
+}
+
+// finish lets deliveries send what they have in hand, and waits for that.
+func (a *agent) finish(deliveries []*delivery) {
+	for _, d := range deliveries {
+		d.stop()
+	}
+	a.delivering.Wait()
 }
 
 // rotate closes windows at their ends until ctx is done. The wall clock says

@@ -27,6 +27,8 @@ type endpoint struct {
 	readers int
 	nth     int  // among those of the same kind and address, which port 0 allows
 	beside  bool // ::1 beside 127.0.0.1: not every host has it
+
+	inherited bool // systemd has opened it
 }
 
 // endpoints lists what a configuration wants open. Clients resolve localhost to
@@ -95,26 +97,31 @@ type socket struct {
 func (a *agent) open(e endpoint) (*socket, error) {
 	s := &socket{endpoint: e, done: make(chan struct{})}
 	o := listeners.PacketOptions{ReceiveBuffer: e.buffer, Readers: e.readers, Naming: listeners.Naming{TagsInNames: true, Rules: &a.rules}, Log: a.log}
+	file, handedOver := a.heir(e)
 	var err error
-	switch e.kind {
-	case "udp":
+	switch {
+	case handedOver:
+		if err = adopt(s, file, o); err != nil {
+			err = fmt.Errorf("take over %s %s from systemd: %w", e.kind, e.addr, err)
+		}
+	case e.kind == "udp":
 		s.packet, err = listeners.ListenUDP(e.addr, o)
-	case "unixgram":
+	case e.kind == "unixgram":
 		s.packet, err = listeners.ListenUnixgram(e.addr, e.mode, e.group, o)
 	default:
-		s.web, err = net.Listen("tcp", e.addr)
-		if err != nil {
-			return nil, fmt.Errorf("listen http %s: %w (set listen.http, or \"\" to turn it off)", e.addr, cause(err))
+		if s.web, err = net.Listen("tcp", e.addr); err != nil {
+			err = fmt.Errorf("listen http %s: %w (set listen.http, or \"\" to turn it off)", e.addr, cause(err))
 		}
-		s.name = "http:" + s.web.Addr().String()
-		s.web = newLimitListener(s.web, maxConnections)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if s.packet != nil {
 		s.name = s.packet.Name()
+		return s, nil
 	}
+	s.name = "http:" + s.web.Addr().String()
+	s.web = newLimitListener(s.web, maxConnections)
 	return s, nil
 }
 
@@ -202,6 +209,16 @@ func (a *agent) serveHTTP(ctx context.Context, s *socket) error {
 func ofKind(sockets []*socket, packets bool) (picked []*socket) {
 	for _, s := range sockets {
 		if (s.packet != nil) == packets {
+			picked = append(picked, s)
+		}
+	}
+	return picked
+}
+
+// thoseInherited picks the sockets that systemd has opened, or our own.
+func thoseInherited(sockets []*socket, inherited bool) (picked []*socket) {
+	for _, s := range sockets {
+		if s.inherited == inherited {
 			picked = append(picked, s)
 		}
 	}
