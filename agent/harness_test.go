@@ -69,6 +69,7 @@ type setup struct {
 	Shutdown string // shutdown_timeout; "" is 10s
 	Text     string // the whole configuration, instead of what the fields above come to
 	Config   string // an existing file of that configuration
+	Limits   string // further members of aggregate, in YAML's flow form: "max_series: 50"
 	Env      []string
 	Inherit  []*os.File // sockets handed over the way systemd does
 }
@@ -86,6 +87,9 @@ func (s *setup) yaml() string {
 	if s.Rate == 0 {
 		s.Rate = 60_000
 	}
+	if s.Limits != "" {
+		s.Limits = ", " + s.Limits
+	}
 	upstreams := "[]"
 	if s.Flux != "" {
 		if s.Upstream != "" {
@@ -93,8 +97,8 @@ func (s *setup) yaml() string {
 		}
 		upstreams = fmt.Sprintf("\n  - {name: flux, url: %q, api_key: %q, requests_per_minute: %d%s}", s.Flux, fluxtest.Key, s.Rate, s.Upstream)
 	}
-	return fmt.Sprintf("listen:\n%saggregate: {interval: %s}\nupstreams: %s\nspool: {dir: %q}\nlog: {level: debug, format: json}\nshutdown_timeout: %s\n",
-		s.Listen, s.Interval, upstreams, s.Spool, s.Shutdown)
+	return fmt.Sprintf("listen:\n%saggregate: {interval: %s%s}\nupstreams: %s\nspool: {dir: %q}\nlog: {level: debug, format: json}\nshutdown_timeout: %s\n",
+		s.Listen, s.Interval, s.Limits, upstreams, s.Spool, s.Shutdown)
 }
 
 // A daemon is one running agent.
@@ -284,7 +288,11 @@ type agentStatus struct {
 		KernelDropped uint64            `json:"kernel_dropped"`
 	} `json:"listeners"`
 	Series struct {
-		Open int `json:"open"`
+		Open   int `json:"open"`
+		Folded []struct {
+			Metric, Kind, Tag string
+			Examples          []string
+		} `json:"folded"`
 	} `json:"series"`
 	Spool struct {
 		State   string `json:"state"`

@@ -158,7 +158,7 @@ func (a *agent) status(now time.Time) statusDoc {
 		doc.Listeners = append(doc.Listeners, listenerStatus(s.packet.Stats()))
 	}
 	for _, f := range stats.Folded {
-		doc.Series.Folded = append(doc.Series.Folded, foldedDoc{Metric: f.Metric, Kind: f.Kind.String(), Examples: f.Examples})
+		doc.Series.Folded = append(doc.Series.Folded, foldedDoc{Metric: f.Metric, Kind: f.Kind.String(), Tag: f.Tag, Examples: f.Examples})
 	}
 	for _, d := range is.deliveries {
 		doc.Upstreams = append(doc.Upstreams, a.upstreamStatus(d, now))

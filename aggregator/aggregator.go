@@ -39,6 +39,7 @@ type Aggregator struct {
 	closed   int64         // greatest start of a live window that was closed
 	windowed [Kinds]uint64
 	retired  [Kinds]uint64 // accepted by intakes that are gone
+	folded   [Kinds]uint64 // folded by intakes that are gone
 
 	mu      sync.Mutex // guards the fields below
 	intakes []*Intake
@@ -171,6 +172,7 @@ func (a *Aggregator) retire() {
 		}
 		for k, n := range in.accepted {
 			a.retired[k] += n
+			a.folded[k] += in.folded[k]
 		}
 		return true
 	})
@@ -217,19 +219,23 @@ type Stats struct {
 	Limit   int // Options.MaxSeries
 	Folded  []Folded
 	Pending int // windows of other times that are open
+
+	// FoldedSamples counts those taken into a series that stands in for theirs.
+	FoldedSamples [Kinds]uint64
 }
 
 // Stats returns the counts as of one moment.
 func (a *Aggregator) Stats() Stats {
 	a.rotating.Lock()
 	defer a.rotating.Unlock()
-	s := Stats{Accepted: a.retired, Windowed: a.windowed, Limit: a.options.MaxSeries}
+	s := Stats{Accepted: a.retired, Windowed: a.windowed, Limit: a.options.MaxSeries, FoldedSamples: a.folded}
 	s.Series, s.Folded = a.registry.stats()
 	for _, in := range a.all() {
 		in.mu.Lock()
 		for k := range Kinds {
 			s.Accepted[k] += in.accepted[k]
 			s.Open[k] += in.live[k]
+			s.FoldedSamples[k] += in.folded[k]
 		}
 		in.mu.Unlock()
 	}

@@ -38,10 +38,12 @@
 //	name                              255 bytes               refused, name_too_long
 //	tag key, tag value                64, 200 bytes           cut between characters, flag TagCut
 //	tags of a series                  100                     refused, too_many_tags
-//	open series                       Options.MaxSeries       folded: every tag value becomes __other__
+//	open series                       Options.MaxSeries       folded: the value of the tag that explodes becomes __other__
 //	bytes of all keys                 512 times MaxSeries     folded
 //	series of one name and kind       MaxSeriesPerMetric      folded
-//	series made by folding            1,000                   folded into the kind's one series __other__
+//	series made by folding            1,000 or MaxSeries/10,  all values become __other__, or the kind's one series __other__
+//	                                  of a metric 300
+//	metrics that are told as folded   100                     folded all the same
 //	spellings an intake remembers     4 times MaxSeries       oldest generation forgotten
 //	age of a value                    Options.MaxLateness     refused, late
 //	value ahead of its arrival        10 minutes              refused, future

@@ -17,6 +17,7 @@ type Intake struct {
 	absent     uint32 // series in table that were not in the window before
 
 	accepted, live [Kinds]uint64 // samples since the start, in table
+	folded         [Kinds]uint64 // samples since the start whose series stands in for theirs
 
 	// Links from spellings to series, in two generations: a link that is used
 	// moves to hot; cold is dropped as a whole when hot has aged or grown enough.
@@ -34,8 +35,8 @@ type Intake struct {
 }
 
 type target struct {
-	entry *entry
-	cut   bool
+	entry       *entry
+	cut, folded bool
 }
 
 // A link is what is remembered of a spelling.
@@ -44,7 +45,8 @@ type link struct {
 	window  uint64 // that place is about
 	place   int    // of the series' cell in the table
 	refused Reason
-	cut     bool
+	cut     bool // a tag was
+	folded  bool // the series stands in for the one that was written
 }
 
 // linkWindows is how many windows a generation of links lasts: idle spellings
@@ -114,7 +116,9 @@ func (in *Intake) Add(now int64, batch []Sample) (marked int) {
 		}
 		reason := l.refused
 		if reason == Taken {
-			reason = in.take(now, l, s)
+			if reason = in.take(now, l, s); l.folded && reason == Taken {
+				in.folded[s.Kind]++
+			}
 		}
 		if s.Refused = reason; l.cut {
 			s.Flags |= TagCut
@@ -194,12 +198,11 @@ func (in *Intake) resolve(s *Sample) *link {
 		in.remember(l)
 		return l
 	}
-	to := target{cut: in.key.Cut}
-	var own bool
-	to.entry, own = in.home.registry.resolve(&in.key, in.window)
+	e, own := in.home.registry.resolve(&in.key, in.window)
+	to := target{entry: e, cut: in.key.Cut, folded: !own}
 	l := in.fresh[to]
 	if l == nil {
-		l = &link{entry: to.entry, cut: to.cut}
+		l = &link{entry: to.entry, cut: to.cut, folded: to.folded}
 		in.fresh[to] = l
 	}
 	if own { // a flood of new spellings must not push out the links of the others

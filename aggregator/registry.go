@@ -1,24 +1,16 @@
 package aggregator
 
 import (
+	"maps"
 	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
 )
 
-// FoldedValue stands in for what does not fit into max_series any more: as the
-// value of every tag of a new series, and as the name of metrics for which
-// even that is too much.
-const FoldedValue = "__other__"
-
 // bytesPerSeries bounds the keys of all series together: a key is at most 27 KiB,
 // commonly 100 bytes, and max_series must bound memory, too.
 const bytesPerSeries = 512
-
-// maxFolds bounds the series made by folding, beside max_series: a flood of
-// names or of tag keys must not defeat the limit.
-const maxFolds = 1000
 
 // Series that no sample touches leave the registry after these many windows.
 // Gauges stay longer, for changes (+1, -1) need their running value; nothing
@@ -39,7 +31,8 @@ type entry struct {
 	window  atomic.Uint64 // number of the last live window that has it
 	used    atomic.Uint64 // number of the window that was open when a sample came last, or gone
 	running *running      // gauges only
-	folded  bool          // stands in for others
+	place   int32         // in the members of its metric
+	extra   bool          // beside the limits, see guard.go
 }
 
 // gone is the value of used in an entry that has left the registry.
@@ -66,30 +59,18 @@ type registry struct {
 	limit, perMetric int
 	series           map[string]*entry
 	metrics          map[string]*metric // by kind and name
-	folds            int                // series made by folding
+	peak             int                // of the series since the maps were made
+	extra            int                // series beside the limits
 	bytes            int                // of all keys
-	folded           []Folded
-	buf              []byte // key being looked up
+	guarded          []*metric          // that are told of
+	buf              []byte             // key being looked up
 }
 
-// metric counts the series of one name and kind.
+// A metric is the series of one name and kind.
 type metric struct {
-	series int
-	folded bool
+	members []*entry
+	guard   *guard // once it has reached a limit
 }
-
-// Folded tells of a metric whose new series are folded.
-type Folded struct {
-	Metric   string
-	Kind     Kind
-	Examples []string // of series that were folded first
-}
-
-// maxExamples and maxFolded bound what is told.
-const (
-	maxExamples = 3
-	maxFolded   = 100
-)
 
 func newRegistry(o Options) *registry {
 	return &registry{limit: o.MaxSeries, perMetric: o.MaxSeriesPerMetric,
@@ -117,13 +98,19 @@ func (r *registry) find(k *Key) (e *entry, own bool) {
 	if e := r.lookup(k); e != nil {
 		return e, true
 	}
-	m := r.metric(k)
-	full := len(r.series)-r.folds >= r.limit || r.bytes+len(r.buf) > r.limit*bytesPerSeries ||
-		r.perMetric > 0 && m != nil && m.series >= r.perMetric
-	if full {
-		return r.fold(k), false
+	members := 0
+	if m := r.metric(k); m != nil {
+		members = len(m.members)
 	}
-	return r.add(k), true
+	switch {
+	case r.perMetric > 0 && members >= r.perMetric:
+		return r.fold(k), false
+	case len(r.series)-r.extra < r.limit && r.bytes+len(r.buf) <= r.limit*bytesPerSeries:
+		return r.add(k), true
+	case members < r.limit/smallMetric && r.extra < r.maxExtra()/2 && len(r.buf) <= bytesPerSeries:
+		return r.addExtra(k), true
+	}
+	return r.fold(k), false
 }
 
 // lookup returns the entry of the series in k; r.buf is its key afterwards.
@@ -144,59 +131,21 @@ func (r *registry) add(k *Key) *entry {
 		e.running = new(running)
 	}
 	r.series[e.series.key] = e
+	r.peak = max(r.peak, len(r.series))
 	r.bytes += len(e.series.key)
 	m := r.metric(k)
 	if m == nil {
 		m = new(metric)
 		r.metrics[e.series.key[:len(r.metricKey(k))]] = m
 	}
-	m.series++
+	e.place = int32(len(m.members))
+	m.members = append(m.members, e)
 	return e
 }
 
-// fold finds the series that stands in for the one in k: the same name and tag
-// keys with every value FoldedValue, or, beyond maxFolds, the kind's one series
-// called FoldedValue. Totals stay whole either way.
-func (r *registry) fold(k *Key) *entry {
-	r.tell(k)
-	for i, t := range k.tags {
-		mid := len(k.text) + t.mid - t.key
-		k.text = append(append(k.text, k.text[t.key:t.mid]...), FoldedValue...)
-		k.tags[i] = span{key: mid - (t.mid - t.key), mid: mid, end: len(k.text)}
-	}
-	if e := r.lookup(k); e != nil {
-		return e
-	}
-	if r.folds >= maxFolds || len(r.buf) > bytesPerSeries {
-		k.SetName([]byte(FoldedValue))
-		k.tags = k.tags[:0]
-		if e := r.lookup(k); e != nil {
-			return e
-		}
-	}
-	e := r.add(k)
-	e.folded = true
-	r.folds++ // at most maxFolds and one per kind
-	return e
-}
-
-// tell notes that k is folded. A metric without a series of its own is not
-// remembered: names may be the flood.
-func (r *registry) tell(k *Key) {
-	example := Series{string(r.buf)}
-	m := r.metric(k)
-	if m != nil && !m.folded && len(r.folded) < maxFolded {
-		m.folded = true
-		r.folded = append(r.folded, Folded{Metric: example.Name(), Kind: k.Kind})
-	}
-	if m == nil || !m.folded {
-		return
-	}
-	i := slices.IndexFunc(r.folded, func(f Folded) bool { return f.Metric == example.Name() && f.Kind == k.Kind })
-	if f := &r.folded[i]; len(f.Examples) < maxExamples && !slices.Contains(f.Examples, example.String()) {
-		f.Examples = append(f.Examples, example.String())
-	}
-}
+// sweepStep is how many series are looked at in one go: readers that meet a new
+// series wait for no longer.
+const sweepStep = 2000
 
 // sweep lets series go that have been idle, as of the window that opens now.
 func (r *registry) sweep(window uint64) {
@@ -206,7 +155,12 @@ func (r *registry) sweep(window uint64) {
 	if len(r.series) > r.limit/4*3 {
 		idle, idleGauge = idlePressed, idleWindows
 	}
+	seen := 0
 	for key, e := range r.series {
+		if seen++; seen%sweepStep == 0 {
+			r.mu.Unlock()
+			r.mu.Lock()
+		}
 		limit := idle
 		if e.running != nil {
 			limit = idleGauge
@@ -215,27 +169,45 @@ func (r *registry) sweep(window uint64) {
 			continue
 		}
 		delete(r.series, key)
-		r.bytes -= len(key)
-		name := key[:2+int(key[0])]
-		if e.folded {
-			r.folds--
+		r.leave(e)
+	}
+	if r.peak > 4*len(r.series)+1024 { // a large map stays large for ever
+		r.series, r.metrics = maps.Clone(r.series), maps.Clone(r.metrics)
+		r.peak = len(r.series)
+	}
+}
+
+// leave takes a series out of the books.
+func (r *registry) leave(e *entry) {
+	key := e.series.key
+	r.bytes -= len(key)
+	name := key[:2+int(key[0])]
+	m := r.metrics[name]
+	last := m.members[len(m.members)-1]
+	m.members[e.place], last.place = last, e.place
+	m.members[len(m.members)-1] = nil
+	m.members = m.members[:len(m.members)-1]
+	if len(m.members) < cap(m.members)/4 {
+		m.members = slices.Clone(m.members)
+	}
+	if e.extra {
+		r.extra--
+		if m.guard != nil {
+			m.guard.extra--
 		}
-		m := r.metrics[name]
-		if m.series--; m.series == 0 {
-			delete(r.metrics, name)
-			r.folded = slices.DeleteFunc(r.folded, func(f Folded) bool {
-				return f.Metric == e.series.Name() && f.Kind == e.series.Kind()
-			})
-		}
+	}
+	if r.relax(m); len(m.members) == 0 {
+		delete(r.metrics, name)
 	}
 }
 
 func (r *registry) stats() (open int, folded []Folded) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	folded = slices.Clone(r.folded)
-	for i := range folded {
-		folded[i].Examples = slices.Clone(folded[i].Examples)
+	for _, m := range r.guarded {
+		f := m.guard.folded
+		f.Examples = slices.Clone(f.Examples)
+		folded = append(folded, f)
 	}
 	return len(r.series), folded
 }

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"sluice/aggregator"
+	"sluice/spool"
+)
+
+// floodMemory is what an agent with max_series 5,000 may take at most, in bytes:
+// the bound that docs/reliability.md promises.
+const floodMemory = 64 << 20
+
+// TestFlood throws distinct values of one tag at the agent, among lines of
+// series that it knows and of other tags of the same metric: those must come out
+// exact, the culprit must be named, and memory must stay. With SLUICE_LONG=1 it is 10
+// million values in a minute.
+func TestFlood(t *testing.T) {
+	values, during := 100_000, time.Duration(0)
+	if os.Getenv("SLUICE_LONG") != "" {
+		values, during = 10_000_000, time.Minute
+	}
+	dir := t.TempDir()
+	d := start(t, setup{Dir: dir, Limits: "max_series: 5000, max_series_per_metric: 1000"})
+	conn := d.dial("unixgram") // where a sender waits rather than that something is lost
+
+	const known, routes, perPacket = 20, 5, 100
+	var b bytes.Buffer
+	began := time.Now()
+	for n := 0; n < values; n += perPacket {
+		b.Reset()
+		for i := range known {
+			fmt.Fprintf(&b, "known.calls:1|c|#route:r%d\nknown.time:%d|d|#route:r%d\n", i, i, i)
+		}
+		for i := range perPacket {
+			fmt.Fprintf(&b, "flood.calls:1|c|#env:prod,route:r%d,user:%d\n", i%routes, n+i)
+		}
+		if _, err := conn.Write(b.Bytes()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Until(began.Add(during * time.Duration(n) / time.Duration(values))))
+	}
+	packets := values / perPacket
+	d.taken(uint64(values + packets*2*known))
+
+	s := d.status()
+	if n := s.Series.Open; n > 5000 {
+		t.Errorf("%d series are open, limit 5,000", n)
+	}
+	if f := s.Series.Folded; len(f) != 1 || f[0].Metric != "flood.calls" || f[0].Tag != "user" || len(f[0].Examples) == 0 {
+		t.Errorf("folded: %+v, want flood.calls for its tag user", f)
+	}
+	_, metrics := d.get("/metrics")
+	if want := `sluice_folded_metric_info{metric="flood.calls",kind="counter",tag="user"} 1`; !strings.Contains(metrics, want) {
+		t.Errorf("/metrics is without %s", want)
+	}
+	if n := d.log.count("too many series"); n > 1 {
+		t.Errorf("the flood is told %d times, want once", n)
+	}
+	peak := peakMemory(t, d.cmd.Process.Pid)
+	t.Logf("%d values in %s, %d series open, at most %.1f MiB resident", values, time.Since(began).Round(time.Second), s.Series.Open, float64(peak)/(1<<20))
+	if peak > floodMemory && !raceEnabled { // the race detector takes as much again
+		t.Errorf("at most %d bytes resident, want %d", peak, floodMemory)
+	}
+	d.terminate()
+	if l, ok := d.log.find("too many series"); !ok || l.text("metric") != "flood.calls" || l.text("tag") != "user" {
+		t.Errorf("the culprit is not in the log: %v", l)
+	}
+
+	got := spooled(t, filepath.Join(dir, "spool"))
+	for i := range known {
+		route := aggregator.Tag{Key: "route", Value: "r" + strconv.Itoa(i)}
+		if n := got[aggregator.NewSeries(aggregator.Counter, "known.calls", route)]; n != float64(packets) {
+			t.Errorf("known.calls of %s: %v, want %d", route.Value, n, packets)
+		}
+		if n := got[aggregator.NewSeries(aggregator.Distribution, "known.time", route)]; n != float64(packets*i) {
+			t.Errorf("known.time of %s: %v, want %d", route.Value, n, packets*i)
+		}
+	}
+	byRoute := make(map[string]float64)
+	for series, n := range got {
+		if series.Name() == "flood.calls" {
+			for k, v := range series.Tags() {
+				if k == "route" {
+					byRoute[v] += n
+				}
+			}
+		}
+	}
+	for i := range routes {
+		if n := byRoute["r"+strconv.Itoa(i)]; n != float64(values/routes) {
+			t.Errorf("flood.calls of route r%d: %v, want %d", i, n, values/routes)
+		}
+	}
+	if len(byRoute) != routes {
+		t.Errorf("flood.calls has routes %v, want %d", byRoute, routes)
+	}
+}
+
+// spooled is what the windows in a spool amount to: the total of each counter,
+// the sum of each distribution.
+func spooled(t *testing.T, dir string) map[aggregator.Series]float64 {
+	t.Helper()
+	s := spool.New(spool.Options{Dir: dir})
+	if err := s.Attach(context.Background(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var windows []*aggregator.Reader
+	for _, e := range s.Entries(spool.Range{To: math.MaxUint64}) {
+		parts, err := s.Read(e.Seqs.From)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := aggregator.OpenReader(slices.Clone(parts)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		windows = append(windows, r)
+	}
+	all := make(map[aggregator.Series]float64)
+	m := aggregator.Merge(10_000, nil, windows...)
+	for series, v := range m.All() {
+		switch series.Kind() {
+		case aggregator.Counter:
+			all[series] = v.Total()
+		case aggregator.Distribution:
+			all[series] = v.Sum()
+		}
+	}
+	if err := m.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// peakMemory is the most memory a process had resident, in bytes.
+func peakMemory(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Skip("no /proc here")
+	}
+	for l := range strings.Lines(string(b)) {
+		if f := strings.Fields(l); f[0] == "VmHWM:" {
+			kib, _ := strconv.Atoi(f[1])
+			return kib << 10
+		}
+	}
+	t.Fatal("no VmHWM in /proc/PID/status")
+	return 0
+}
