@@ -100,7 +100,7 @@ func (f *flux) set(to *Sheet, b *Bucket, s aggregator.Series, v *aggregator.Valu
 // distribution renders the points, from which the upstream makes its own
 // averages and percentiles, and the exact scalars.
 func (f *flux) distribution(to *Sheet, b *Bucket, s aggregator.Series, v *aggregator.Value) {
-	f.points = appendPoints(f.points[:0], v, b.Rung.points)
+	f.points = appendPoints(f.points[:0], v, b.Rung.points, b.turn)
 	if len(f.points) > 0 {
 		name := f.names.claim(s.Name(), "", aggregator.Distribution, s.Kind().String())
 		for _, p := range f.points {

@@ -37,6 +37,7 @@ type Bucket struct {
 	LargeSet uint64
 
 	start    time.Time
+	turn     turn
 	piece    uint16
 	doubtful bool // an outbox that was lost may have sent it already
 	entries  []spool.Entry
@@ -140,9 +141,11 @@ func (r *round) renderGroup() (done bool, err error) {
 func (r *round) buckets(entries []spool.Entry) []Bucket {
 	rung := rungOf(r.group)
 	byStart := make(map[int64][2][]spool.Entry) // windows, and those of which only deltas go
+	widths := make(map[int64]time.Duration)
 	sent := r.sentMinutes(entries)
 	for _, e := range entries {
-		start, _ := rung.bucket(&e)
+		start, width := rung.bucket(&e)
+		widths[start.UnixNano()] = width
 		both := byStart[start.UnixNano()]
 		i := 0
 		if late(e) && sent[e.Start.Truncate(minute).Unix()] {
@@ -153,7 +156,7 @@ func (r *round) buckets(entries []spool.Entry) []Bucket {
 	}
 	var list []Bucket
 	for _, start := range slices.Sorted(maps.Keys(byStart)) {
-		b := Bucket{Rung: rung, LargeSet: uint64(r.forwarder.largeSet()), start: time.Unix(0, start)}
+		b := Bucket{Rung: rung, LargeSet: uint64(r.forwarder.largeSet()), start: time.Unix(0, start), turn: turnOf(time.Unix(0, start), widths[start])}
 		for i, entries := range byStart[start] {
 			b.Deltas = i == 1
 			for len(entries) > 0 {
