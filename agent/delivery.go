@@ -135,6 +135,6 @@ func forwarderOptions(u configs.Upstream, cfg configs.Config, log *slog.Logger) 
 		RequestsPerMinute: u.RequestsPerMinute, ItemsPerRequest: u.ItemsPerRequest, Timeout: u.Timeout,
 		Dialect: dialect, Verify: u.Verify == "auto", Resend: u.Unverified == "resend", Settle: u.Settle,
 		Points: u.Points, Scalars: u.Scalars, Only: u.Only, Except: u.Except,
-		MaxSetMembers: cfg.Aggregate.MaxSetMembers, Interval: cfg.Aggregate.Interval, CatchUp: u.CatchUp, Log: log,
+		MaxSetMembers: cfg.Aggregate.MaxSetMembers, Interval: cfg.Aggregate.Interval, CatchUp: u.CatchUp, Spread: min(cfg.Aggregate.Interval/2, 5*time.Second), Log: log,
 	}
 }

@@ -17,8 +17,9 @@ const window = time.Minute
 // the upstream cannot have seen it later than that, so however long requests
 // take on their way, any minute of the upstream's has no more than limit.
 type budget struct {
-	limit int
-	times []time.Time // at most limit, ascending
+	limit int         // may be lowered for a while, see share
+	most  int         // that limit has
+	times []time.Time // at most most, ascending
 	items []int       // sent with each; 0 for those of an earlier process
 }
 
@@ -26,7 +27,7 @@ type budget struct {
 // future, by a clock that has been set back since, count as now. All are put on
 // the monotonic clock of now, so that no later step of the clock moves them.
 func newBudget(limit int, stored []time.Time, now time.Time) *budget {
-	b := &budget{limit: limit}
+	b := &budget{limit: limit, most: limit}
 	for _, t := range stored {
 		b.times = append(b.times, now.Add(min(0, t.Sub(now))))
 	}
@@ -48,7 +49,7 @@ func (b *budget) next(now time.Time) time.Time {
 }
 
 // left returns how many requests may be made at once.
-func (b *budget) left(now time.Time) int { return b.limit - b.used(now) }
+func (b *budget) left(now time.Time) int { return max(0, b.limit-b.used(now)) }
 
 // used returns how many requests count at now.
 func (b *budget) used(now time.Time) int {
@@ -77,7 +78,7 @@ func (b *budget) begin(now time.Time, items int) {
 func (b *budget) end(now time.Time) { b.times[len(b.times)-1] = now }
 
 func (b *budget) trim() {
-	if extra := len(b.times) - b.limit; extra > 0 {
+	if extra := len(b.times) - b.most; extra > 0 {
 		b.times, b.items = slices.Delete(b.times, 0, extra), slices.Delete(b.items, 0, extra)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	"github.com/cespare/xxhash/v2"
 
 	"sluice/spool"
 )
@@ -36,6 +37,7 @@ type Options struct {
 	MaxSetMembers     int
 	Interval          time.Duration // of the windows; divides a minute
 	CatchUp           time.Duration // within which a backlog is to be drained
+	Spread            time.Duration // by at most so much hosts put off their requests after a window's end, each by its own; 0: none
 
 	Transport http.RoundTripper // nil: a new connection for each request
 	Log       *slog.Logger      // nil: none
@@ -61,6 +63,7 @@ type Forwarder struct {
 	// Owned by Run.
 	contact   *contact // shared with upstream
 	ready     bool     // recover has been called
+	hurry     bool     // we are to stop
 	backoff   *backoff.ExponentialBackOff
 	notBefore time.Time      // no request before, because the last one failed
 	draining  time.Time      // since when a backlog is being drained; zero if none is
@@ -81,6 +84,7 @@ type Forwarder struct {
 
 	mu     sync.Mutex // guards the fields below
 	budget *budget
+	share  share
 	stats  Stats
 }
 
@@ -92,7 +96,7 @@ type Stats struct {
 	LastError       string
 	LastDelivery    time.Time
 
-	RequestsUsed, RequestsAllowed int // in the last minute
+	RequestsUsed, RequestsAllowed int // in the last minute; the second is learnt and at most what is configured
 	ItemsUsed                     int // with them
 
 	Width, BacklogWidth time.Duration // that new windows, old ones are rendered at
@@ -131,6 +135,7 @@ func New(o Options, s *spool.Spool) *Forwarder {
 	f.backoff = backoff.NewExponentialBackOff(backoff.WithInitialInterval(time.Second), backoff.WithMultiplier(2),
 		backoff.WithRandomizationFactor(1), backoff.WithMaxInterval(time.Minute), backoff.WithMaxElapsedTime(0))
 	f.budget = newBudget(o.RequestsPerMinute, nil, time.Now())
+	f.share = newShare(o.RequestsPerMinute, time.Now())
 	f.reads = newBudget(looksPerMinute, nil, time.Now())
 	f.stats = Stats{Name: o.Name, Type: o.Type, URL: o.URL, Dialect: o.Dialect, State: "ok", RequestsAllowed: o.RequestsPerMinute}
 	return f
@@ -154,6 +159,7 @@ const idle = time.Minute
 // delivered then waits in the spool.
 func (f *Forwarder) Run(ctx, abort context.Context) {
 	for {
+		f.hurry = ctx.Err() != nil
 		wait := f.turn(abort)
 		if abort.Err() != nil || wait > 0 && ctx.Err() != nil {
 			return
@@ -237,6 +243,9 @@ func (f *Forwarder) next(ctx context.Context, now time.Time) time.Duration {
 	if queued >= maxFaulty || f.outbox.Bytes() >= outboxMax {
 		return max(wait, time.Second) // not less: a batch that is due but cannot be read
 	}
+	if put := f.offset(now); put > 0 {
+		return min(put, max(wait, time.Millisecond))
+	}
 	sealed, err := f.revive(now)
 	again := time.Duration(0)
 	if !sealed && err == nil {
@@ -252,6 +261,17 @@ func (f *Forwarder) next(ctx context.Context, now time.Time) time.Duration {
 		return 0
 	}
 	return min(max(again, time.Millisecond), max(wait, time.Millisecond))
+}
+
+// offset is how long new windows are still to be left alone: all hosts close
+// theirs at the same moment, and each waits for another part of Spread, always the
+// same. It is 0 when there is a backlog, or when we are to stop.
+func (f *Forwarder) offset(now time.Time) time.Duration {
+	if f.options.Spread <= 0 || f.hurry || !f.draining.IsZero() {
+		return 0
+	}
+	part := float64(xxhash.Sum64String(f.contact.agent)>>11) / (1 << 53)
+	return now.Truncate(f.options.Interval).Add(time.Duration(part * float64(f.options.Spread))).Sub(now)
 }
 
 // limit is how many requests a minute may have.
@@ -317,6 +337,9 @@ func (f *Forwarder) recover(now time.Time) error {
 	}
 	f.mu.Lock()
 	f.budget = newBudget(f.options.RequestsPerMinute, times, now)
+	f.share = newShare(f.options.RequestsPerMinute, now)
+	f.share.restore(f.outbox.Get(stateTable, shareKey), now)
+	f.budget.limit = f.share.now
 	f.mu.Unlock()
 	f.loadTrials()
 	f.ready = true
@@ -324,10 +347,12 @@ func (f *Forwarder) recover(now time.Time) error {
 }
 
 // stateTable holds single values: the dialect that was learnt, of each address;
-// and the generation whose doubts about a lost outbox are settled.
+// the generation whose doubts about a lost outbox are settled; and the share of
+// the requests.
 const (
 	stateTable = "state"
 	doubtKey   = "doubt"
+	shareKey   = "share"
 )
 
 func (f *Forwarder) dialectKey() string { return "dialect " + f.options.URL }
@@ -414,8 +439,12 @@ func (f *Forwarder) count(b *spool.Batch) {
 func (f *Forwarder) act(b *spool.Batch, v Verdict, now time.Time, times []time.Time) time.Duration {
 	var delay time.Duration
 	state := "ok"
+	learnt := f.learnShare(v, now)
 	err := f.outbox.Update(func(tx *spool.Tx) error {
 		tx.Spent(times)
+		if learnt != nil {
+			tx.Put(stateTable, shareKey, learnt)
+		}
 		switch v.Is {
 		case Delivered:
 			f.settle(tx, b, spool.Settlement{To: spool.Delivered, Rejected: v.Rejected, At: now})
@@ -466,6 +495,29 @@ func (f *Forwarder) act(b *spool.Batch, v Verdict, now time.Time, times []time.T
 	return 0
 }
 
+// learnShare adapts the share of the requests to a verdict. It answers what is to
+// be stored, nil if nothing has changed.
+func (f *Forwarder) learnShare(v Verdict, now time.Time) []byte {
+	f.mu.Lock()
+	before := f.share
+	switch {
+	case v.Limited:
+		f.share.refused(now)
+	case v.Is == Delivered:
+		f.share.taken(now)
+	}
+	f.budget.limit = f.share.now
+	after := f.share
+	f.mu.Unlock()
+	if after.now == before.now && after.halved.Equal(before.halved) {
+		return nil
+	}
+	if after.now < before.now {
+		f.log.Warn("the upstream counts more requests than this agent makes: it takes a smaller share", "requests_per_minute", after.now, "before", before.now, "answer", v.Reason)
+	}
+	return after.encode()
+}
+
 // learns tells whether a verdict tells a dialect that is not known yet. One that
 // is configured is not for the upstream to change.
 func (f *Forwarder) learns(v Verdict) bool {
@@ -507,6 +559,7 @@ func (f *Forwarder) Stats(now time.Time) Stats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.stats
+	s.RequestsAllowed = f.budget.limit
 	s.RequestsUsed, s.ItemsUsed = f.budget.spent(now)
 	return s
 }

@@ -32,6 +32,8 @@ type Verdict struct {
 
 	// Of Again: what the upstream asked for, 0 if nothing.
 	RetryAfter time.Duration
+	// Limited: it counts more requests than it allows.
+	Limited bool
 }
 
 // Meaning is the kind of a verdict.
@@ -96,7 +98,7 @@ func judge(o outcome, sent int, now time.Time, count func(body []byte) (accepted
 			v.Is = Delivered
 		}
 	case s == 429, s == 503, s == 521, s == 522, s == 523, s == 525, s == 526, s == 530:
-		v.Is = Again
+		v.Is, v.Limited = Again, s == 429
 		v.RetryAfter = retryAfter(o.header.Get("Retry-After"), now)
 	case s == 408, s >= 500:
 		v.Is, v.Over, v.Failed = InDoubt, s == 500, s >= 500
