@@ -194,6 +194,11 @@ func (a *agent) upstreamMetrics(e *exposition, now time.Time) {
 	each("sluice_upstream_verified_total", "counter", "Batches in doubt that were found upstream.", func(u upstream) float64 { return float64(u.stats.Verified) })
 	each("sluice_upstream_budget_requests_used", "gauge", "Requests that count against the budget now.", func(u upstream) float64 { return float64(u.doc.Budget.RequestsUsed) })
 	each("sluice_upstream_budget_requests_allowed", "gauge", "Requests allowed in any 60 seconds.", func(u upstream) float64 { return float64(u.doc.Budget.RequestsAllowed) })
+	each("sluice_upstream_budget_items_used", "gauge", "Items that count against the budget now.", func(u upstream) float64 { return float64(u.doc.Budget.ItemsUsed) })
+	each("sluice_upstream_budget_items_allowed", "gauge", "Items that the requests allowed have room for.", func(u upstream) float64 { return float64(u.doc.Budget.ItemsAllowed) })
+	each("sluice_upstream_width_seconds", "gauge", "The time that an item of new windows stands for.", func(u upstream) float64 { return u.doc.Width })
+	each("sluice_upstream_catch_up_seconds", "gauge", "Time until there is no backlog, as estimated; 0 if there is none.", func(u upstream) float64 { return u.doc.CatchUp })
+	each("sluice_upstream_isolating", "gauge", "Refused batches that are searched for the items at fault.", func(u upstream) float64 { return float64(u.doc.Isolating) })
 	each("sluice_upstream_pending_windows", "gauge", "Windows not yet rendered for the upstream.", func(u upstream) float64 { return float64(u.doc.Pending.Windows) })
 	each("sluice_upstream_pending_batches", "gauge", "Sealed batches that wait for their answer.", func(u upstream) float64 { return float64(u.doc.Pending.Batches) })
 	each("sluice_upstream_oldest_pending_seconds", "gauge", "Age of the oldest window not yet rendered; 0 if there is none.", func(u upstream) float64 {

@@ -92,6 +92,7 @@ type upstreamDoc struct {
 	CatchUp      float64           `json:"catch_up"` // seconds until there is no backlog, as estimated by the last plan; 0 if there is none
 	LastDelivery *time.Time        `json:"last_delivery"`
 	LastError    string            `json:"last_error"`
+	Isolating    int               `json:"isolating"` // refused batches that are being searched
 	DeadLetters  int               `json:"dead_letters"`
 	Ledger       upstreamLedgerDoc `json:"ledger"`
 }
@@ -100,6 +101,7 @@ type budgetDoc struct {
 	RequestsUsed    int `json:"requests_used"`
 	RequestsAllowed int `json:"requests_allowed"`
 	ItemsUsed       int `json:"items_used"`
+	ItemsAllowed    int `json:"items_allowed"`
 }
 
 type backlogDoc struct {
@@ -229,8 +231,8 @@ func (a *agent) upstreamStatus(from *delivery, now time.Time) upstreamDoc {
 	d := upstreamDoc{Name: s.Name, Type: s.Type, URL: s.URL, Dialect: s.Dialect, State: s.State,
 		Width:   max(s.Width, a.aggregator.Interval()).Seconds(),
 		Backlog: backlogDoc{Windows: s.Behind, Width: s.BacklogWidth.Seconds()}, CatchUp: s.Drained.Seconds(),
-		Budget:  budgetDoc{RequestsUsed: s.RequestsUsed, RequestsAllowed: s.RequestsAllowed, ItemsUsed: s.ItemsUsed},
-		Pending: a.pending(box), LastDelivery: optional(s.LastDelivery), LastError: s.LastError, DeadLetters: len(box.Dead()),
+		Budget:  budgetDoc{RequestsUsed: s.RequestsUsed, RequestsAllowed: s.RequestsAllowed, ItemsUsed: s.ItemsUsed, ItemsAllowed: s.ItemsAllowed},
+		Pending: a.pending(box), LastDelivery: optional(s.LastDelivery), LastError: s.LastError, Isolating: s.Isolating, DeadLetters: box.DeadCount(),
 		Ledger: upstreamLedger(ledger, s.State == "held"),
 	}
 	return d

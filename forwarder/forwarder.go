@@ -97,12 +97,14 @@ type Stats struct {
 	LastDelivery    time.Time
 
 	RequestsUsed, RequestsAllowed int // in the last minute; the second is learnt and at most what is configured
-	ItemsUsed                     int // with them
+	ItemsUsed, ItemsAllowed       int // with them
 
 	Width, BacklogWidth time.Duration // that new windows, old ones are rendered at
 	Points              int           // most per distribution of new windows
 	Behind              int           // windows that are backlog
 	Drained             time.Duration // estimate until there is none
+
+	Isolating int // batches that were refused and are searched for the items at fault
 
 	Requests, Items uint64 // made and sent since start
 	Retries         uint64 // requests that were not the first for their batch
@@ -559,7 +561,7 @@ func (f *Forwarder) Stats(now time.Time) Stats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.stats
-	s.RequestsAllowed = f.budget.limit
+	s.RequestsAllowed, s.ItemsAllowed = f.budget.limit, f.budget.limit*f.options.ItemsPerRequest
 	s.RequestsUsed, s.ItemsUsed = f.budget.spent(now)
 	return s
 }

@@ -139,6 +139,9 @@ func (f *Forwarder) loadTrials() {
 		}
 		return 1
 	})
+	f.mu.Lock()
+	f.stats.Isolating = len(f.trials)
+	f.mu.Unlock()
 	for key := range f.outbox.Table(convictTable) {
 		if series, err := strconv.ParseUint(key, 16, 64); err == nil {
 			f.convicts[series] = true

@@ -262,6 +262,14 @@ func (o *Outbox) Dead() (list []DeadLetter) {
 	return list
 }
 
+// DeadCount is how many dead letters there are.
+func (o *Outbox) DeadCount() int {
+	if st := o.state(); st != nil {
+		return len(st.letters)
+	}
+	return 0
+}
+
 // DeadLost counts the dead letters that went because there were more than
 // 32 MiB of them. The ledger still counts them as dead.
 func (o *Outbox) DeadLost() uint64 {
