@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"sluice/configs"
 )
@@ -19,9 +18,6 @@ func loadConfig(file string) (configs.Config, error) {
 	var unbuilt []error
 	if len(cfg.Listen.Unix) > 0 {
 		unbuilt = append(unbuilt, fmt.Errorf("%s: listen.unix: stream sockets are not built yet; use listen.unixgram", cfg.File))
-	}
-	if strings.HasPrefix(cfg.Listen.HTTP, "unix:") {
-		unbuilt = append(unbuilt, fmt.Errorf("%s: listen.http: HTTP over a Unix socket is not built yet; use host:port", cfg.File))
 	}
 	return cfg, errors.Join(unbuilt...)
 }

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"path"
 	"time"
 
+	"sluice/aggregator"
 	"sluice/listeners"
 )
 
@@ -14,6 +16,7 @@ const (
 	headerTimeout  = 5 * time.Second
 	requestTimeout = 10 * time.Second
 	idleTimeout    = 30 * time.Second
+	answerTimeout  = time.Minute // from the end of the header to that of the answer
 	maxHeader      = 32 << 10
 )
 
@@ -21,8 +24,7 @@ const (
 // their routes on it, behind one guard.
 func (a *agent) newRoutes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", a.serveAlive)
-	mux.HandleFunc("GET /up", a.serveAlive)
+	a.api.Routes(mux, a.sink)
 	mux.HandleFunc("GET /readyz", a.serveReady)
 	mux.HandleFunc("GET /metrics", a.serveMetrics)
 	mux.HandleFunc("GET /api/agent/status", a.serveStatus)
@@ -32,9 +34,11 @@ func (a *agent) newRoutes() http.Handler {
 // server makes the HTTP server of one listener.
 func (a *agent) server() *http.Server {
 	return &http.Server{
-		Handler:           http.HandlerFunc(a.serveGuarded),
+		Handler:           a.conns.Wrap(http.HandlerFunc(a.serveGuarded)),
+		ConnContext:       a.conns.ConnContext,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       requestTimeout,
+		WriteTimeout:      answerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
@@ -42,9 +46,14 @@ func (a *agent) server() *http.Server {
 }
 
 // strict answers unknown paths and wrong methods in the API's own form of
-// error.
+// error. A path that is not clean, for which the mux would answer with a redirect,
+// is unknown: nobody who means well writes one.
 func strict(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if clean := path.Clean(r.URL.Path); clean != r.URL.Path && clean+"/" != r.URL.Path {
+			listeners.HTTPError(w, http.StatusNotFound, "not_found", "there is nothing at this path")
+			return
+		}
 		if _, pattern := mux.Handler(r); pattern != "" {
 			mux.ServeHTTP(w, r)
 			return
@@ -75,15 +84,6 @@ func (p *probeWriter) WriteHeader(status int) {
 	}
 }
 
-// serveAlive tells that the agent takes samples.
-func (a *agent) serveAlive(w http.ResponseWriter, _ *http.Request) {
-	if a.stopping.Load() {
-		listeners.HTTPError(w, http.StatusServiceUnavailable, "stopping", "the agent is stopping")
-		return
-	}
-	writeJSON(w, http.StatusOK, map[string]string{"status": "ok", "version": version})
-}
-
 // serveReady tells whether the agent makes progress, and if not what is in the
 // way. Trouble with the disk or an upstream is a detail: samples are taken and
 // kept all the same, and a restart would not help.
@@ -95,6 +95,9 @@ func (a *agent) serveReady(w http.ResponseWriter, _ *http.Request) {
 	}
 	writeJSON(w, status, r)
 }
+
+// sink opens a way into the aggregator, for good.
+func (a *agent) sink(s aggregator.Spelling) listeners.Sink { return a.aggregator.Intake(s) }
 
 func (a *agent) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, a.status(time.Now()))

@@ -88,6 +88,9 @@ func (a *agent) listenerMetrics(e *exposition) {
 	for _, s := range ofKind(a.now().sockets, true) {
 		all = append(all, s.packet.Stats())
 	}
+	if stats, ok := a.apiStats(a.now()); ok {
+		all = append(all, stats)
+	}
 	each := func(name, typ, help string, value func(listeners.Stats) float64) {
 		e.family(name, typ, help)
 		for _, s := range all {
@@ -99,10 +102,8 @@ func (a *agent) listenerMetrics(e *exposition) {
 	each("sluice_samples_total", "counter", "Samples taken.", func(s listeners.Stats) float64 { return float64(s.Samples) })
 	e.family("sluice_rejected_total", "counter", "Lines, or values where it says so in the documentation, that were not taken, by reason.")
 	for _, s := range all {
-		for reason := aggregator.Taken + 1; reason < aggregator.Reasons; reason++ {
-			if n := s.Refused[reason]; n > 0 {
-				e.sample(float64(n), "listener", s.Name, "reason", reason.String())
-			}
+		for reason, n := range s.Rejected() {
+			e.sample(float64(n), "listener", s.Name, "reason", reason)
 		}
 	}
 	each("sluice_tag_cut_total", "counter", "Lines taken with a tag cut to its limit.", func(s listeners.Stats) float64 { return float64(s.TagCut) })

@@ -59,6 +59,9 @@ type agent struct {
 	rules      listeners.Rules
 	aggregator *aggregator.Aggregator
 	spool      *spool.Spool
+	api        *listeners.API               // takes what comes over HTTP
+	conns      *listeners.ConnLimit         // of all its listeners
+	passing    *http.Transport              // of calls that are passed on to upstreams
 	routes     http.Handler                 // of the local API
 	guarded    atomic.Pointer[http.Handler] // the same behind the guard of now
 
@@ -109,8 +112,12 @@ func newAgent(file string, cfg configs.Config, logTo io.Writer) (*agent, error) 
 		a.log.Warn(w)
 	}
 	a.abort, a.giveUp = context.WithCancel(context.Background())
-	a.routes = a.newRoutes()
 	a.aggregator = aggregator.New(aggregatorOptions(cfg.Aggregate), a.started)
+	a.conns = listeners.NewConnLimit(listeners.MaxConns, listeners.MaxConnsOfPeer)
+	a.passing = newPassing()
+	a.api = listeners.NewAPI(listeners.APIOptions{Name: "http", Rules: &a.rules, Version: version,
+		Provision: http.HandlerFunc(a.provision), Pulse: http.HandlerFunc(a.passPulse), DataCat: a.dataCat, Log: a.log})
+	a.routes = a.newRoutes()
 	a.spool = spool.New(spool.Options{
 		Dir:       cfg.Spool.Dir,
 		MaxBytes:  int64(cfg.Spool.MaxBytes),
@@ -175,6 +182,7 @@ func (a *agent) run(ctx context.Context) error {
 		a.finish(last.deliveries)
 		end(inherited)
 	}
+	a.api.Stop()
 	stopRotator()
 	rotating.Wait()
 	a.closeWindows(time.Now())
@@ -183,6 +191,7 @@ func (a *agent) run(ctx context.Context) error {
 	a.storeLast()
 	a.finish(last.deliveries)
 	end(ofKind(last.sockets, false))
+	a.passing.CloseIdleConnections()
 	waiting := a.waiting()
 	err := a.spool.Close()
 	a.sayGoodbye(waiting)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"sluice/aggregator"
@@ -109,20 +110,41 @@ func (a *agent) open(e endpoint) (*socket, error) {
 	case e.kind == "unixgram":
 		s.packet, err = listeners.ListenUnixgram(e.addr, e.mode, e.group, o)
 	default:
-		if s.web, err = net.Listen("tcp", e.addr); err != nil {
-			err = fmt.Errorf("listen http %s: %w (set listen.http, or \"\" to turn it off)", e.addr, cause(err))
-		}
+		s.web, err = listenHTTP(e.addr)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if s.packet != nil {
+	case s.packet != nil:
 		s.name = s.packet.Name()
-		return s, nil
+	default:
+		s.name = httpName(s.web.Addr())
+		s.web = a.conns.Listener(s.web)
 	}
-	s.name = "http:" + s.web.Addr().String()
-	s.web = newLimitListener(s.web, maxConnections)
 	return s, nil
+}
+
+// httpMode is the mode of a Unix socket for HTTP, whose configuration is a path
+// alone. It belongs to the group of the process.
+const httpMode = 0o660
+
+func listenHTTP(addr string) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		return listeners.ListenUnixHTTP(path, httpMode, "")
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen http %s: %w (set listen.http, or \"\" to turn it off)", addr, cause(err))
+	}
+	return l, nil
+}
+
+// httpName names a listener the way the configuration does.
+func httpName(at net.Addr) string {
+	if at.Network() == "unix" {
+		return "http:unix:" + at.String()
+	}
+	return "http:" + at.String()
 }
 
 // close closes a socket that was never served.

@@ -159,6 +159,9 @@ func (a *agent) status(now time.Time) statusDoc {
 	for _, s := range ofKind(is.sockets, true) {
 		doc.Listeners = append(doc.Listeners, listenerStatus(s.packet.Stats()))
 	}
+	if stats, ok := a.apiStats(is); ok {
+		doc.Listeners = append(doc.Listeners, listenerStatus(stats))
+	}
 	for _, f := range stats.Folded {
 		doc.Series.Folded = append(doc.Series.Folded, foldedDoc{Metric: f.Metric, Kind: f.Kind.String(), Tag: f.Tag, Examples: f.Examples})
 	}
@@ -181,13 +184,23 @@ func (a *agent) configStatus() configDoc {
 	return d
 }
 
+// apiStats counts what came over HTTP, on all sockets, under the name of the
+// first. ok is false when there is none.
+func (a *agent) apiStats(is view) (s listeners.Stats, ok bool) {
+	web := ofKind(is.sockets, false)
+	if len(web) == 0 {
+		return s, false
+	}
+	s = a.api.Stats()
+	s.Name = web[0].name
+	return s, true
+}
+
 func listenerStatus(s listeners.Stats) listenerDoc {
 	d := listenerDoc{Name: s.Name, Packets: s.Packets, Samples: s.Samples, Rejected: map[string]uint64{},
 		TagCut: s.TagCut, KernelDropped: s.KernelDropped, ReceiveBuffer: s.ReceiveBuffer}
-	for reason, n := range s.Refused {
-		if n > 0 {
-			d.Rejected[aggregator.Reason(reason).String()] = n
-		}
+	for reason, n := range s.Rejected() {
+		d.Rejected[reason] = n
 	}
 	return d
 }

@@ -18,6 +18,7 @@ import (
 
 	"sluice/aggregator"
 	"sluice/forwarder/fluxtest"
+	"sluice/listeners"
 )
 
 // statusShape is what docs/operations.md promises of GET /api/agent/status: all
@@ -240,6 +241,11 @@ func TestOperationsPage(t *testing.T) {
 	for reason := aggregator.Taken + 1; reason < aggregator.Reasons; reason++ {
 		if !strings.Contains(page, "`"+reason.String()+"`") {
 			t.Errorf("docs/operations.md does not have the reason %q", reason)
+		}
+	}
+	for code := listeners.Accepted + 1; code < listeners.Codes; code++ {
+		if !strings.Contains(page, "`"+code.String()+"`") {
+			t.Errorf("docs/operations.md does not have the code %q", code)
 		}
 	}
 	for path := range statusShape {

@@ -14,7 +14,8 @@ import (
 // A Guard keeps web pages and strangers away from the HTTP listener. A page
 // that the user of this host visits can make the browser send requests to
 // loopback addresses, and a name that the page's owner controls can be made to
-// lead there (DNS rebinding); neither gets further than this.
+// lead there (DNS rebinding); neither gets further than this. What remains, a
+// form without any header of its own, fails at the content type (see API).
 type Guard struct {
 	// AllowedHosts are names beside loopback ones that the Host header may have,
 	// in lower case, without port.
@@ -27,7 +28,7 @@ type Guard struct {
 // there, and SDKs ask for them by whatever name they were given. keylessPaths
 // need no token, for probes have none.
 var (
-	openPaths    = []string{"/up", "/health"}
+	openPaths    = []string{"/up", "/health", "/flux/up", "/pulse/up"}
 	keylessPaths = []string{"/healthz", "/readyz"}
 )
 
@@ -40,8 +41,8 @@ func (g Guard) Wrap(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		if !g.hostAllowed(r.Host) {
-			HTTPError(w, http.StatusMisdirectedRequest, "wrong_host",
+		if !overUnix(r) && !g.hostAllowed(r.Host) {
+			refuse(w, r, http.StatusMisdirectedRequest, "wrong_host",
 				"this agent answers to localhost and addresses of the loopback interface; add other names to listen.allowed_hosts")
 			return
 		}
@@ -49,20 +50,27 @@ func (g Guard) Wrap(next http.Handler) http.Handler {
 		// those through, and what is read here is nobody else's business.
 		site := r.Header.Get("Sec-Fetch-Site")
 		if err := sites.Check(r); err != nil || site == "cross-site" || site == "same-site" {
-			HTTPError(w, http.StatusForbidden, "cross_origin", "requests that a page of another site causes are refused")
+			refuse(w, r, http.StatusForbidden, "cross_origin", "requests that a page of another site causes are refused")
 			return
 		}
 		if g.Token != "" && !slices.Contains(keylessPaths, r.URL.Path) {
 			sent, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-			sum := sha256.Sum256([]byte(strings.TrimSpace(sent)))
+			sum := sha256.Sum256([]byte(sent))
 			if !ok || subtle.ConstantTimeCompare(sum[:], token[:]) != 1 {
 				w.Header().Set("WWW-Authenticate", "Bearer")
-				HTTPError(w, http.StatusUnauthorized, "unauthorized", "send Authorization: Bearer with the token of listen.http_token_file")
+				refuse(w, r, http.StatusUnauthorized, "unauthorized", "send Authorization: Bearer with the token of listen.http_token_file")
 				return
 			}
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// overUnix answers whether a request came over a Unix socket, which no browser
+// opens, so that its Host says nothing.
+func overUnix(r *http.Request) bool {
+	_, ok := r.Context().Value(http.LocalAddrContextKey).(*net.UnixAddr)
+	return ok
 }
 
 func (g Guard) hostAllowed(hostport string) bool {
@@ -77,8 +85,21 @@ func (g Guard) hostAllowed(hostport string) bool {
 	return host == "localhost" || slices.Contains(g.AllowedHosts, host)
 }
 
+// refuse answers with an error in the form that the dialect of the path uses:
+// DataCat's clients get a line of text, everybody else what HTTPError writes.
+func refuse(w http.ResponseWriter, r *http.Request, status int, code, text string) {
+	if !isDataCat(r.URL.Path) {
+		HTTPError(w, status, code, text)
+		return
+	}
+	if status == http.StatusUnauthorized {
+		text = "Unauthorized"
+	}
+	http.Error(w, text, status)
+}
+
 // HTTPError answers with an error in the one form that all of the local API
-// uses: {"error": text, "code": code}.
+// but the paths of DataCat uses: {"error": text, "code": code}.
 func HTTPError(w http.ResponseWriter, status int, code, text string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)

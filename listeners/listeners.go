@@ -1,6 +1,7 @@
 package listeners
 
 import (
+	"iter"
 	"sync/atomic"
 
 	"sluice/aggregator"
@@ -40,13 +41,31 @@ type Stats struct {
 	// Refused counts by reason. Late, Future and TooManyLate count values; every
 	// other reason counts lines, however many values were packed into one.
 	Refused [aggregator.Reasons]uint64
-	TagCut  uint64 // lines that were taken with a tag key or value cut to its limit
+	// Codes counts what an API has refused: items, and requests as a whole.
+	Codes  [Codes]uint64
+	TagCut uint64 // lines or items that were taken with a tag key or value cut to its limit
 
 	// KernelDropped counts datagrams that the kernel threw away because the
 	// receive buffer was full. Linux only, UDP only: a full Unix socket makes
 	// its senders wait or fail, and nothing is counted.
 	KernelDropped uint64
 	ReceiveBuffer int // bytes granted by the kernel, in the unit in which they were asked for
+}
+
+// Rejected yields what was refused by the text of its reason or code.
+func (s *Stats) Rejected() iter.Seq2[string, uint64] {
+	return func(yield func(string, uint64) bool) {
+		for reason, n := range s.Refused {
+			if n > 0 && !yield(aggregator.Reason(reason).String(), n) {
+				return
+			}
+		}
+		for code, n := range s.Codes {
+			if n > 0 && !yield(Code(code).String(), n) {
+				return
+			}
+		}
+	}
 }
 
 // counters are a listener's sums over all its readers.

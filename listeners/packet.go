@@ -84,7 +84,7 @@ func ListenUDP(addr string, o PacketOptions) (*Packet, error) {
 // symbolic link included, is an error and is left alone. Close removes the file
 // unless it has become another one.
 func ListenUnixgram(path string, mode fs.FileMode, group string, o PacketOptions) (*Packet, error) {
-	conn, file, err := bindUnix("unixgram", path, mode, group)
+	conn, file, err := bindUnix("unixgram", path, mode, group, bindPrivate)
 	if err != nil {
 		return nil, listenError("unixgram", path, "listen.unixgram", err)
 	}

@@ -170,21 +170,34 @@ func kernelDrops(raw syscall.RawConn) (drops uint32, ok bool) {
 	return drops, ok
 }
 
-// bindPrivate opens a Unix socket whose file appears with at most mode. The mode
-// that bind gives the file is that of the socket's own inode less the umask,
-// so it is set there, before there is a file: neither the umask of the process
-// nor a second path is needed.
+// bindPrivate opens a Unix datagram socket whose file appears with at most mode.
 func bindPrivate(network, path string, mode fs.FileMode) (*net.UnixConn, error) {
-	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+	conn, err := private(mode).ListenPacket(context.Background(), network, path)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.UnixConn), nil
+}
+
+// listenPrivate is bindPrivate for a stream socket.
+func listenPrivate(network, path string, mode fs.FileMode) (*net.UnixListener, error) {
+	l, err := private(mode).Listen(context.Background(), network, path)
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.UnixListener), nil
+}
+
+// private binds sockets to files of at most mode. The mode that bind gives the
+// file is that of the socket's own inode less the umask, so it is set there,
+// before there is a file: neither the umask of the process nor a second path is
+// needed.
+func private(mode fs.FileMode) *net.ListenConfig {
+	return &net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
 		controlErr := raw.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), uint32(mode)) })
 		if controlErr != nil {
 			return controlErr
 		}
 		return os.NewSyscallError("fchmod", err)
 	}}
-	conn, err := config.ListenPacket(context.Background(), network, path)
-	if err != nil {
-		return nil, err
-	}
-	return conn.(*net.UnixConn), nil
 }

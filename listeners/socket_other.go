@@ -71,29 +71,50 @@ func receiveBuffer(syscall.RawConn) (bytes int, err error) { return 0, nil }
 // kernelDrops does not know.
 func kernelDrops(syscall.RawConn) (drops uint32, ok bool) { return 0, false }
 
-// bindPrivate opens a Unix socket whose file appears with mode. It binds in a folder that only this user can enter and then moves the
-// file to its path, so that its mode does not depend on the umask, which belongs to
-// the whole process.
-func bindPrivate(network, path string, mode fs.FileMode) (*net.UnixConn, error) {
+// bindPrivate opens a Unix datagram socket whose file appears with mode.
+func bindPrivate(network, path string, mode fs.FileMode) (conn *net.UnixConn, err error) {
 	if runtime.GOOS == "windows" {
 		return nil, errors.New("Windows has no Unix datagram sockets (use listen.udp)")
 	}
+	err = inPrivate(path, mode, func(inside string) (err error) {
+		conn, err = net.ListenUnixgram(network, &net.UnixAddr{Net: network, Name: inside})
+		return err
+	})
+	if err != nil && conn != nil {
+		conn.Close()
+	}
+	return conn, err
+}
+
+// listenPrivate is bindPrivate for a stream socket.
+func listenPrivate(network, path string, mode fs.FileMode) (l *net.UnixListener, err error) {
+	err = inPrivate(path, mode, func(inside string) (err error) {
+		if l, err = net.ListenUnix(network, &net.UnixAddr{Net: network, Name: inside}); err == nil {
+			l.SetUnlinkOnClose(false)
+		}
+		return err
+	})
+	if err != nil && l != nil {
+		l.Close()
+	}
+	return l, err
+}
+
+// inPrivate binds in a folder that only this user can enter and then moves the
+// file to its path, so that its mode does not depend on the umask, which belongs to
+// the whole process.
+func inPrivate(path string, mode fs.FileMode, bind func(inside string) error) error {
 	dir, err := os.MkdirTemp(filepath.Dir(path), ".sluice")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer os.RemoveAll(dir)
 	inside := filepath.Join(dir, "s")
-	conn, err := net.ListenUnixgram(network, &net.UnixAddr{Net: network, Name: inside})
-	if err != nil {
-		return nil, err
+	if err := bind(inside); err != nil {
+		return err
 	}
-	if err = os.Chmod(inside, mode); err == nil {
-		err = os.Rename(inside, path)
+	if err := os.Chmod(inside, mode); err != nil {
+		return err
 	}
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return conn, nil
+	return os.Rename(inside, path)
 }

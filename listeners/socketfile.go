@@ -3,6 +3,7 @@ package listeners
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -25,29 +26,30 @@ type socketFile struct {
 }
 
 // bindUnix opens a Unix socket of the given network at path, with the rules that
-// ListenUnixgram describes.
-func bindUnix(network, path string, mode fs.FileMode, group string) (*net.UnixConn, *socketFile, error) {
+// ListenUnixgram describes: bind does it, for a file of no more than a mode.
+func bindUnix[S io.Closer](network, path string, mode fs.FileMode, group string, bind func(network, path string, mode fs.FileMode) (S, error)) (S, *socketFile, error) {
+	var none S
 	switch {
 	case len(path) == 0:
-		return nil, nil, errors.New("the path is empty")
+		return none, nil, errors.New("the path is empty")
 	case len(path) > maxSocketPath:
-		return nil, nil, fmt.Errorf("the path has %d bytes, a socket's at most %d (choose a shorter one)", len(path), maxSocketPath)
+		return none, nil, fmt.Errorf("the path has %d bytes, a socket's at most %d (choose a shorter one)", len(path), maxSocketPath)
 	case strings.HasPrefix(path, "@") || strings.ContainsRune(path, 0):
-		return nil, nil, errors.New("abstract sockets have no mode that could protect them (use the path of a file)")
+		return none, nil, errors.New("abstract sockets have no mode that could protect them (use the path of a file)")
 	case mode&^fs.ModePerm != 0:
-		return nil, nil, fmt.Errorf("mode %v is more than permissions", mode)
+		return none, nil, fmt.Errorf("mode %v is more than permissions", mode)
 	}
 	gid, err := lookupGroup(group)
 	if err != nil {
-		return nil, nil, err
+		return none, nil, err
 	}
 	if err := removeStale(network, path); err != nil {
-		return nil, nil, err
+		return none, nil, err
 	}
 	// Until its group is right the file is for its owner alone.
-	conn, err := bindPrivate(network, path, mode&0o600)
+	conn, err := bind(network, path, mode&0o600)
 	if err != nil {
-		return nil, nil, err
+		return none, nil, err
 	}
 	file := &socketFile{path: path}
 	if file.info, err = os.Lstat(path); err == nil && gid >= 0 {
@@ -59,7 +61,7 @@ func bindUnix(network, path string, mode fs.FileMode, group string) (*net.UnixCo
 	if err != nil {
 		file.remove()
 		conn.Close()
-		return nil, nil, err
+		return none, nil, err
 	}
 	return conn, file, nil
 }
