@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/coreos/go-systemd/v22/activation"
 
@@ -46,7 +47,7 @@ func describe(f *os.File) (endpoint, error) {
 		return endpoint{}, err
 	}
 	defer l.Close()
-	return endpoint{kind: "http", addr: l.Addr().String(), inherited: true}, nil
+	return endpoint{kind: "http", addr: strings.TrimPrefix(httpName(l.Addr()), "http:"), inherited: true}, nil
 }
 
 // wanted lists the endpoints of a configuration, and whatever systemd has opened
