@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -180,26 +178,6 @@ func aggregatorOptions(c configs.Aggregate) aggregator.Options {
 		MaxSetMembers:      c.MaxSetMembers,
 		NegativeDelta:      c.NegativeGauges == "delta",
 	}
-}
-
-// ruleSet is what the configuration does to every series.
-func ruleSet(c configs.Aggregate) (*listeners.RuleSet, error) {
-	var tags []aggregator.Tag
-	for k, v := range c.Tags {
-		tags = append(tags, aggregator.Tag{Key: k, Value: v})
-	}
-	slices.SortFunc(tags, func(x, y aggregator.Tag) int { return strings.Compare(x.Key, y.Key) })
-	host := c.Hostname
-	if host == configs.HostnameAuto {
-		var err error
-		if host, err = os.Hostname(); err != nil {
-			return nil, fmt.Errorf("aggregate.hostname: auto: %w (write the name instead)", err)
-		}
-	}
-	if host != "" {
-		tags = append(tags, aggregator.Tag{Key: "host", Value: host})
-	}
-	return listeners.NewRuleSet(tags), nil
 }
 
 // guard puts the guard that a configuration asks for before the local API.

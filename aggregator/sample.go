@@ -49,6 +49,7 @@ const (
 	// Found when a spelling is named, so in Intake.Add.
 	TooManyTags
 	ClientTelemetry
+	DroppedByRule // what the configuration asks for, and no fault of the sender's
 
 	// Found when a value is put into its window, so in Intake.Add.
 	Late
@@ -67,7 +68,7 @@ var reasonNames = [Reasons]string{
 	"", "malformed_line", "bad_type", "bad_name", "name_too_long", "reserved_name",
 	"bad_value", "non_finite", "bad_rate", "bad_timestamp", "bad_event",
 	"bad_service_check", "truncated", "bad_frame", "too_many_tags",
-	"client_telemetry", "late", "future", "too_many_late",
+	"client_telemetry", "dropped_by_rule", "late", "future", "too_many_late",
 	"event_too_large", "too_many_events",
 }
 

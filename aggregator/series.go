@@ -140,6 +140,30 @@ func (k *Key) Reset(kind Kind) {
 // SetName replaces the name.
 func (k *Key) SetName(name []byte) { k.name = append(k.name[:0], name...) }
 
+// Name returns the name, which the Key goes on owning.
+func (k *Key) Name() []byte { return k.name }
+
+// Value returns the value of a tag, which the Key goes on owning.
+func (k *Key) Value(key string) (value []byte, ok bool) {
+	at := k.find([]byte(key))
+	if at < 0 {
+		return nil, false
+	}
+	return k.text[k.tags[at].mid:k.tags[at].end], true
+}
+
+// Remove takes away the tags whose key is what the glob says.
+func (k *Key) Remove(glob string) {
+	k.tags = slices.DeleteFunc(k.tags, func(s span) bool { return Match(glob, string(k.text[s.key:s.mid])) })
+}
+
+// RemoveKey takes away the tag of one key, if there is one.
+func (k *Key) RemoveKey(key string) {
+	if at := k.find([]byte(key)); at >= 0 {
+		k.tags = slices.Delete(k.tags, at, at+1)
+	}
+}
+
 // check answers why there cannot be a series of that name.
 func (k *Key) check() Reason {
 	switch {

@@ -69,8 +69,26 @@ type Aggregate struct {
 	Rules              []Rule            `yaml:"rules"`
 }
 
-// Rule is reserved: the key aggregate.rules exists and must be empty.
-type Rule struct{}
+// Rule says what is done with metrics of some names when they come in. All rules
+// that match are applied, in order, each to what those before it made.
+type Rule struct {
+	Match      string            `yaml:"match"`                                        // name glob, * and ?
+	Kinds      []string          `yaml:"kinds" oneof:"counter|gauge|distribution|set"` // none: all
+	Drop       bool              `yaml:"drop"`
+	Classes    []Class           `yaml:"classes"`
+	RenameTags map[string]string `yaml:"rename_tags"` // old key: new key
+	DropTags   []string          `yaml:"drop_tags"`   // globs of keys
+	AddTags    map[string]string `yaml:"add_tags"`    // where there is no such tag; $1 is what the first * stood for
+	Name       string            `yaml:"name"`        // "": the name stays; $1 as above
+}
+
+// Class replaces values of a tag by one that stands for all of them. Of the
+// classes of one tag the first that has the value counts.
+type Class struct {
+	Tag    string   `yaml:"tag"`
+	As     string   `yaml:"as"`
+	Values []string `yaml:"values"` // globs
+}
 
 // Upstream is one service that windows are delivered to.
 type Upstream struct {

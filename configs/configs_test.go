@@ -34,7 +34,7 @@ func TestTemplateIsDefault(t *testing.T) {
 }
 
 var (
-	commentedKey = regexp.MustCompile(`(?m)^( +)# ((- |  )[a-z_]+:)`)
+	commentedKey = regexp.MustCompile(`(?m)^( +)# ((- |  )[a-z_]+:|    - \{)`)
 	index        = regexp.MustCompile(`\[\d+\]`)
 )
 
@@ -61,6 +61,8 @@ func TestTemplateHasEveryKey(t *testing.T) {
 	u := DefaultUpstream(Flux)
 	u.APIKey, u.Key = "k", "k"
 	want.Upstreams = []Upstream{u}
+	want.Aggregate.Rules = []Rule{{Match: "api.*.*.count", Classes: []Class{{Tag: "status", As: "success", Values: []string{"2??"}}},
+		AddTags: map[string]string{"service": "$1"}, Name: "api.requests"}}
 	want.Listen.Unixgram = []Socket{{Path: "/run/sluice/statsd.sock", Mode: 0o660}}
 	want.Listen.Unix = []Socket{{Path: "/run/sluice/stream.sock", Mode: 0o660}}
 	if !reflect.DeepEqual(c, want) {
@@ -118,6 +120,7 @@ func documented() []documentedKey {
 	c := Default()
 	c.Listen.Unixgram, c.Listen.Unix = []Socket{{Mode: 0o660}}, []Socket{{Mode: 0o660}}
 	c.Upstreams = []Upstream{DefaultUpstream(Flux)}
+	c.Aggregate.Rules = []Rule{{Classes: []Class{{}}}}
 	var list []documentedKey
 	var walk func(v reflect.Value, path string)
 	walk = func(v reflect.Value, path string) {
@@ -128,7 +131,7 @@ func documented() []documentedKey {
 			}
 			p := join(path, key)
 			switch fv.Interface().(type) {
-			case []Socket, []Upstream:
+			case []Socket, []Upstream, []Rule, []Class:
 				walk(fv.Index(0), p+"[]")
 				continue
 			}
@@ -161,7 +164,7 @@ func documented() []documentedKey {
 var typeNames = map[string]string{
 	"string": "text", "[]string": "list of texts", "bool": "truth value", "int": "whole number",
 	"configs.Size": "size", "time.Duration": "duration", "fs.FileMode": "file mode",
-	"configs.Secret": "secret", "map[string]string": "mapping", "[]configs.Rule": "list",
+	"configs.Secret": "secret", "map[string]string": "mapping",
 }
 
 // Every example of the page is a file that is taken.

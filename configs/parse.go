@@ -117,9 +117,6 @@ func (p *parser) value(n *yaml.Node, v reflect.Value, path string) {
 			s.Path = p.text(n, path)
 			return
 		}
-		if _, ok := v.Interface().(Rule); ok {
-			return // refused by validation, whatever it says
-		}
 		p.mapping(n, path, "a mapping (lines of key: value)", func(key, value *yaml.Node) {
 			p.field(key, value, v, path)
 		})

@@ -42,6 +42,7 @@ func (k *checker) config(c *Config) {
 	k.leaves(reflect.ValueOf(c).Elem(), "", "")
 	k.listen(&c.Listen)
 	k.aggregate(&c.Aggregate)
+	k.rules(c.Aggregate.Rules)
 	k.upstreams(c.Upstreams)
 	if c.Spool.Dir != "" {
 		k.absolute("spool.dir", c.Spool.Dir)
@@ -61,10 +62,6 @@ func (k *checker) leaves(v reflect.Value, path string, tag reflect.StructTag) {
 		k.bounds(path, int64(x), tag, func(n int64) string { return Size(n).String() })
 	case int:
 		k.bounds(path, int64(x), tag, func(n int64) string { return fmt.Sprint(n) })
-	case []Rule:
-		if len(x) > 0 {
-			k.add(path+"[0]", "rules are not taken by this version; leave the list empty")
-		}
 	case []Upstream:
 		k.entries(v, path, tag, maxUpstreams)
 	default:
@@ -234,22 +231,31 @@ func (k *checker) aggregate(a *Aggregate) {
 	for key, value := range a.Tags {
 		at := joinKey("aggregate.tags", key)
 		k.text(at, value, "")
-		switch {
-		case key == "":
-			k.add(at, "a tag needs a key; write key: value")
-		case len(key) > maxTagKey:
-			k.add(at, "the key has %d bytes, over the limit of %d; shorten it", len(key), maxTagKey)
-		case !utf8.ValidString(key) || strings.ContainsFunc(key, unicode.IsControl) || strings.TrimSpace(key) != key:
-			k.add(at, "the key has control characters or spaces around it; take them out")
-		case len(value) > maxTagValue:
-			k.add(at, "%s has %d bytes, over the limit of %d for a tag's value; shorten it", k.show(at, value), len(value), maxTagValue)
-		}
+		k.tagKey(at, key)
+		k.tagValue(at, value)
 	}
 	if len(a.Hostname) > maxTagValue {
 		k.add("aggregate.hostname", "%s has %d bytes, over the limit of %d for a tag's value; shorten it", k.show("aggregate.hostname", a.Hostname), len(a.Hostname), maxTagValue)
 	}
 	if _, ok := a.Tags["host"]; ok && a.Hostname != "" {
 		k.add("aggregate.tags.host", "the tag host is also set by aggregate.hostname; keep one of the two")
+	}
+}
+
+func (k *checker) tagKey(at, key string) {
+	switch {
+	case key == "":
+		k.add(at, "a tag needs a key; write key: value")
+	case len(key) > maxTagKey:
+		k.add(at, "the key has %d bytes, over the limit of %d; shorten it", len(key), maxTagKey)
+	case !utf8.ValidString(key) || strings.ContainsFunc(key, unicode.IsControl) || strings.TrimSpace(key) != key:
+		k.add(at, "the key has control characters or spaces around it; take them out")
+	}
+}
+
+func (k *checker) tagValue(at, value string) {
+	if len(value) > maxTagValue {
+		k.add(at, "%s has %d bytes, over the limit of %d for a tag's value; shorten it", k.show(at, value), len(value), maxTagValue)
 	}
 }
 

@@ -521,8 +521,8 @@ func TestGlob(t *testing.T) {
 		{"?", "", false}, {"a.?", "a.b", true}, {"*.secret", "x.y.secret", true}, {"*.secret", "secret", false},
 		{"**a", "bba", true}, {"a[b]", "a[b]", true}, {"a[b]", "ab", false}, {strings.Repeat("*a", 30), strings.Repeat("a", 29), false},
 	} {
-		if got := globMatch(tt.glob, tt.name); got != tt.want {
-			t.Errorf("globMatch(%q, %q) = %v, want %v", tt.glob, tt.name, got, tt.want)
+		if got := aggregator.Match(tt.glob, tt.name); got != tt.want {
+			t.Errorf("Match(%q, %q) = %v, want %v", tt.glob, tt.name, got, tt.want)
 		}
 	}
 }

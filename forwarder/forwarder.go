@@ -13,6 +13,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"github.com/cespare/xxhash/v2"
 
+	"sluice/aggregator"
 	"sluice/spool"
 )
 
@@ -568,7 +569,7 @@ func (f *Forwarder) Stats(now time.Time) Stats {
 
 // matches tells whether the upstream wants metrics of that name.
 func (f *Forwarder) matches(name string) bool {
-	match := func(glob string) bool { return globMatch(glob, name) }
+	match := func(glob string) bool { return aggregator.Match(glob, name) }
 	return (len(f.options.Only) == 0 || slices.ContainsFunc(f.options.Only, match)) && !slices.ContainsFunc(f.options.Except, match)
 }
 

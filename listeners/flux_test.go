@@ -330,7 +330,7 @@ func TestGaugesKeepTheLatest(t *testing.T) {
 // series and events alike.
 func TestConfiguredTags(t *testing.T) {
 	rules := new(Rules)
-	rules.Set(NewRuleSet([]aggregator.Tag{{Key: "env", Value: "test"}}))
+	rules.Set(NewRuleSet(nil, []aggregator.Tag{{Key: "env", Value: "test"}}))
 	a := newAPITest(t, APIOptions{Rules: rules})
 	a.post("/api/v1/flux/batch", `{"events":[{"name":"e"}],"metrics":[{"name":"a","type":"counter"},{"name":"b","type":"counter","tags":{"env":"x"}}]}`)
 	a.holds("a{env:test}|counter = 1", "b{env:x}|counter = 1", "event e env:test")

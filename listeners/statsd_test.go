@@ -343,7 +343,7 @@ var normal = Naming{TagsInNames: true}
 // tagging are rules that set tags.
 func tagging(tags []aggregator.Tag) *Rules {
 	r := new(Rules)
-	r.Set(NewRuleSet(tags))
+	r.Set(NewRuleSet(nil, tags))
 	return r
 }
 
