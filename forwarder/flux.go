@@ -19,12 +19,14 @@ import (
 
 // The Flux API (docs/protocols.md, "upstream").
 const (
-	fluxBatchPath = "/api/v1/metrics/batch"
-	fluxListPath  = "/api/v1/metrics"
-	fluxHead      = `{"metrics":[`
-	fluxTail      = `]}`
+	fluxBatchPath  = "/api/v1/metrics/batch"
+	fluxEventsPath = "/api/v1/events/batch"
+	fluxListPath   = "/api/v1/metrics"
+	fluxHead       = `{"metrics":[`
+	fluxEvents     = `{"events":[`
+	fluxTail       = `]}`
 
-	// The marker is the last item of every batch: a gauge whose value is the
+	// The marker is the last item of every batch of metrics: a gauge whose value is the
 	// batch's sequence, in one of slots series. A batch is stored whole or not at
 	// all, so where the marker is, the batch is.
 	fluxMarker = "sluice.delivery"
@@ -51,7 +53,7 @@ type flux struct {
 
 var _ Upstream = (*flux)(nil)
 
-func (f *flux) Form() Form { return Form{Head: fluxHead, Own: 1} }
+func (f *flux) Form() Form { return Form{Head: fluxHead, Events: fluxEvents, Own: 1} }
 
 func (f *flux) Known() bool { return f.dialect != "" }
 
@@ -150,6 +152,60 @@ func (f *flux) object(dst []byte, s aggregator.Series, at time.Time, name string
 	return append(dst, "}}"...)
 }
 
+// RenderEvent writes what the event has; members without a value are left out,
+// but for the tags.
+func (f *flux) RenderEvent(to *Sheet, e *aggregator.Event) {
+	to.Item(spool.Events, func(dst []byte) []byte {
+		dst = quote(append(dst, `{"name":`...), string(e.Name))
+		if e.HasValue {
+			dst = aggregator.AppendFloat(append(dst, `,"value":`...), e.Value)
+		}
+		dst = time.Unix(0, e.Time).UTC().AppendFormat(append(dst, `,"timestamp":"`...), timestamp)
+		dst = append(dst, '"')
+		if len(e.Properties) > 0 {
+			dst = append(append(dst, `,"properties":`...), withoutNUL(e.Properties)...)
+		}
+		for _, m := range []struct {
+			name string
+			text []byte
+		}{{"user_id", e.UserID}, {"session_id", e.SessionID}, {"request_id", e.RequestID},
+			{"environment", e.Environment}, {"service", e.Service}, {"host", e.Host}} {
+			if len(m.text) > 0 {
+				dst = append(append(append(dst, `,"`...), m.name...), `":`...)
+				dst = quote(dst, string(m.text))
+			}
+		}
+		dst = append(dst, `,"tags":{`...)
+		sep := ""
+		for k, v := range e.EachTag() {
+			dst = quote(append(dst, sep...), string(k))
+			dst = quote(append(dst, ':'), string(v))
+			sep = ","
+		}
+		return append(dst, "}}"...)
+	})
+}
+
+// withoutNUL returns JSON with every escaped NUL in its strings replaced, see
+// quote. A backslash that is itself escaped escapes nothing.
+func withoutNUL(json []byte) []byte {
+	const nul = `\u0000`
+	if !bytes.Contains(json, []byte(nul)) {
+		return json
+	}
+	clean := bytes.Clone(json)
+	for i := 0; i < len(clean); i++ {
+		if clean[i] != '\\' {
+			continue
+		}
+		if bytes.HasPrefix(clean[i:], []byte(nul)) {
+			copy(clean[i:], `\u003f`)
+		}
+		i++
+	}
+	return clean
+}
+
 // own writes an item of the agent's own. Only these carry the agent's tag: on
 // others it would make new series of all.
 func (f *flux) own(dst []byte, name string, at time.Time, value, slot string) []byte {
@@ -179,6 +235,10 @@ func quote(dst []byte, s string) []byte {
 
 func (f *flux) Finish(b *spool.Batch) {
 	b.Type, b.Dialect, b.URL = Flux, f.dialect, f.options.URL
+	if b.Lane == spool.Events {
+		b.Body = append(b.Body, fluxTail...)
+		return
+	}
 	at := len(b.Body) + 1
 	b.Body = f.own(append(b.Body, ','), fluxMarker, b.Sealed, strconv.FormatUint(b.Seq, 10), f.slot(b))
 	b.Items = append(b.Items, spool.Item{Off: uint32(at), Len: uint32(len(b.Body) - at)})
@@ -196,7 +256,11 @@ func (f *flux) slot(b *spool.Batch) string {
 }
 
 func (f *flux) Request(b *spool.Batch) (*http.Request, error) {
-	req, err := http.NewRequest(http.MethodPost, f.options.URL+fluxBatchPath, bytes.NewReader(b.Body))
+	path := fluxBatchPath
+	if b.Lane == spool.Events {
+		path = fluxEventsPath
+	}
+	req, err := http.NewRequest(http.MethodPost, f.options.URL+path, bytes.NewReader(b.Body))
 	if err != nil {
 		return nil, err
 	}
@@ -241,10 +305,10 @@ func countFlux(body []byte) (accepted, rejected int, dialect string, ok bool) {
 
 // Look asks for the highest marker in the batch's slot within the minute it was
 // sealed in; of a self-hosted server, which knows no such query, for the last
-// one in the slot.
+// one in the slot. Events have no marker: the read API knows metrics only.
 func (f *flux) Look(b *spool.Batch) (*http.Request, error) {
 	switch {
-	case b.URL != f.options.URL, b.Dialect == "":
+	case b.URL != f.options.URL, b.Dialect == "", b.Lane == spool.Events:
 		return nil, nil
 	case b.Dialect == SelfHosted:
 		return f.get("/last?" + url.Values{

@@ -22,7 +22,7 @@ func newFlux(dialect string) *flux {
 }
 
 func newSheet(maxItems int) *Sheet {
-	return &Sheet{maxItems: maxItems, maxBody: maxBody, head: fluxHead}
+	return &Sheet{maxItems: maxItems, maxBody: maxBody, head: fluxHead, events: fluxEvents}
 }
 
 // renderAll renders the open window of s.
@@ -340,7 +340,7 @@ func TestNamesAreRemembered(t *testing.T) {
 // A series that did not fit is taken back without a trace.
 func TestSheetBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s := &Sheet{maxItems: rapid.IntRange(1, 5).Draw(t, "items"), maxBody: rapid.IntRange(20, 200).Draw(t, "body"), head: "["}
+		s := &Sheet{maxItems: rapid.IntRange(1, 5).Draw(t, "items"), maxBody: rapid.IntRange(20, 200).Draw(t, "body"), head: "[", events: "["}
 		put := func(label string) {
 			s.begin(aggregator.Counter, 1)
 			for range rapid.IntRange(0, 12).Draw(t, label) {

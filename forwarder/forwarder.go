@@ -71,6 +71,8 @@ type Forwarder struct {
 	looks     map[uint64]int // how often a batch in doubt has been looked for
 	reads     *budget        // of looks
 	doubt     int            // items that an outbox that was lost may have sent of what is pending
+	allowed   float64        // events that may go out, see overBudget
+	flooded   bool           // there were more in the last round
 
 	// Of isolation, see trial and fault.
 	trials     []trial         // as in the outbox, in the order in which they are held
@@ -139,6 +141,7 @@ func New(o Options, s *spool.Spool) *Forwarder {
 		backoff.WithRandomizationFactor(1), backoff.WithMaxInterval(time.Minute), backoff.WithMaxElapsedTime(0))
 	f.budget = newBudget(o.RequestsPerMinute, nil, time.Now())
 	f.share = newShare(o.RequestsPerMinute, time.Now())
+	f.allowed = within(max(o.CatchUp, minute), f.eventsPerMinute())
 	f.reads = newBudget(looksPerMinute, nil, time.Now())
 	f.stats = Stats{Name: o.Name, Type: o.Type, URL: o.URL, Dialect: o.Dialect, State: "ok", RequestsAllowed: o.RequestsPerMinute}
 	return f

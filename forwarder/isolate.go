@@ -429,12 +429,17 @@ func (f *Forwarder) convict(tx *spool.Tx, b *spool.Batch, now time.Time) {
 
 func convictKey(series uint64) string { return strconv.FormatUint(series, 16) }
 
-// before returns what stands in front of an item's value, its name and type.
+// before returns what stands in front of an item's value and time: its name, and
+// its type if it is no event. An event may have no value, and such a member in its
+// properties.
 func before(item []byte) []byte {
-	if i := bytes.Index(item, []byte(`,"value":`)); i >= 0 {
-		return item[:i]
+	end := len(item)
+	for _, member := range []string{`,"value":`, `,"timestamp":`} {
+		if i := bytes.Index(item[:end], []byte(member)); i >= 0 {
+			end = i
+		}
 	}
-	return item
+	return item[:end]
 }
 
 // seriesOf identifies the series of an item: all of it but value and time. A

@@ -82,6 +82,8 @@ type Need struct {
 	Members int // most of a set that go out one by one
 	Large   int // the same at rungs where large sets go out as their number
 
+	Events int // items in a minute that events may be, over time; 0 where they are not taken
+
 	Items   int           // application items in a request
 	PerMin  int           // requests in a minute
 	Slots   int           // requests that there is room for
@@ -352,12 +354,21 @@ type estimate struct {
 	rung rung
 	done uint64 // items of late windows, and of the buckets before the open one
 
+	events   uint64
+	from, to time.Time // of the windows that have some
+
 	bucket          time.Time
 	next            uint64 // sequence behind the last
 	series, samples [spool.Kinds]uint64
 }
 
 func (x *estimate) add(e *spool.Entry) {
+	if n := e.Samples[aggregator.Events]; n > 0 {
+		if x.events += n; x.from.IsZero() {
+			x.from = e.Start
+		}
+		x.to = e.Start.Add(e.Width)
+	}
 	follows := x.next == e.Seqs.From
 	if x.next = e.Seqs.To; late(*e) {
 		if !follows {
@@ -385,7 +396,13 @@ func (x *estimate) add(e *spool.Entry) {
 	}
 }
 
-func (x *estimate) items() int { return int(x.done + x.cost(&x.series, &x.samples)) }
+func (x *estimate) items() int {
+	// A flood of events must not make metrics coarser than their share of the
+	// budget asks for; what is beyond is spread over later minutes, or dropped.
+	minutes := max(1, int((x.to.Sub(x.from)+minute-1)/minute))
+	events := min(x.events, uint64(minutes*x.need.Events))
+	return int(x.done + x.cost(&x.series, &x.samples) + events)
+}
 
 // dearest lists the kinds by what a series of theirs costs, for it is not
 // known of which kind absent ones are. What a set costs is not known either, so

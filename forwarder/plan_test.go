@@ -424,7 +424,7 @@ func TestEstimateBounds(t *testing.T) {
 				at, _ := bucketOf(e, r)
 				buckets[at] = append(buckets[at], reader)
 			}
-			sheet := &Sheet{maxItems: 498, maxBody: maxBody, head: fluxHead}
+			sheet := &Sheet{maxItems: 498, maxBody: maxBody, head: fluxHead, events: fluxEvents}
 			for at, readers := range buckets {
 				b := &Bucket{At: at, Rung: r, LargeSet: uint64(n.Large)}
 				for s, v := range aggregator.Merge(n.Members, nil, readers...).All() {

@@ -58,11 +58,16 @@ type round struct {
 	plan      Plan // the last one
 	doubt     int  // see Forwarder.doubt
 
-	filtered, damaged, doubtful, superseded [spool.Kinds]uint64 // samples
+	allowed float64 // events that may go out, see overBudget
+
+	filtered, damaged, doubtful, superseded, overBudget counts
 }
 
+// counts are samples per kind.
+type counts = [spool.Kinds]uint64
+
 func (f *Forwarder) newRound(slots int) *round {
-	r := &round{forwarder: f, slots: slots, start: f.outbox.Pending(), doubt: f.doubt}
+	r := &round{forwarder: f, slots: slots, start: f.outbox.Pending(), doubt: f.doubt, allowed: f.allowed}
 	r.sheet = f.newSheet()
 	if len(f.convicts) > 0 {
 		r.sheet.suspect = func(item []byte) bool { return f.convicts[seriesOf(item)] }
@@ -81,7 +86,7 @@ func (r *round) need(now time.Time) Need {
 	return Need{
 		Interval: f.options.Interval, Points: f.options.Points, Scalars: len(f.options.Scalars),
 		Items: f.room(), PerMin: f.limit(), Slots: r.slots - len(r.sheet.batches),
-		Members: f.members(), Large: f.largeSet(),
+		Members: f.members(), Large: f.largeSet(), Events: f.eventsPerMinute(),
 		CatchUp: f.options.CatchUp, Since: f.draining, Group: r.group, Pending: r.pending, Owed: r.owed, Recent: f.recent(now),
 	}
 }
@@ -205,11 +210,11 @@ func (r *round) sentMinutes(entries []spool.Entry) map[int64]bool {
 	return sent
 }
 
-// A group remembers the last series that is done, with its bucket:
+// A group remembers the last series or event that is done, with its bucket:
 //
 //	bucket's start  8 bytes, nanoseconds since 1970, big endian
 //	piece           2 bytes
-//	key             the series'
+//	key             the series', or see eventKey
 func (r *round) done(b *Bucket, key string) {
 	after := binary.BigEndian.AppendUint64(make([]byte, 0, 10+len(key)), uint64(b.start.UnixNano()))
 	r.group.After = append(binary.BigEndian.AppendUint16(after, b.piece), key...)
@@ -232,8 +237,8 @@ func (r *round) after(b *Bucket) (key []byte, ok bool) {
 	return r.group.After[10:], true
 }
 
-// renderBucket renders the series of a bucket behind after. done is false when
-// the sheet is full. Windows that cannot be read are left out.
+// renderBucket renders the events and the series of a bucket behind after. done
+// is false when the sheet is full. Windows that cannot be read are left out.
 func (r *round) renderBucket(b *Bucket, after []byte) (done bool, err error) {
 	readers, err := r.open(b)
 	if err != nil {
@@ -241,38 +246,57 @@ func (r *round) renderBucket(b *Bucket, after []byte) (done bool, err error) {
 	}
 	f := r.forwarder
 	all := aggregator.Merge(f.options.MaxSetMembers, after, readers...)
+	if !r.renderEvents(b, after, all) {
+		return false, nil
+	}
 	for s, v := range all.All() {
-		before := r.sheet.mark()
-		r.sheet.begin(v.Kind(), v.Samples())
-		reason := &r.filtered
-		if f.matches(s.Name()) {
+		fits := r.place(b, s.Key(), s.Kind(), v.Samples(), func() *counts {
+			if !f.matches(s.Name()) {
+				return &r.filtered
+			}
 			f.upstream.Render(r.sheet, b, s, v)
 			if b.Deltas { // nothing of it adds up
-				reason = &r.superseded
+				return &r.superseded
 			}
-		}
-		if b.doubtful && r.doubt > 0 {
-			r.doubt -= r.sheet.items
-			if !repeatable(s.Kind()) && r.sheet.items > 0 {
-				r.sheet.back(before)
-				r.sheet.items, reason = 0, &r.doubtful
-			}
-		}
-		if max(len(r.sheet.batches), len(r.sheet.apart)) > r.slots && before.batches+before.apart > 0 { // a series larger than a minute's budget goes alone
-			r.sheet.back(before)
+			return &r.filtered
+		})
+		if !fits {
 			return false, nil
 		}
-		if r.sheet.items == 0 {
-			reason[s.Kind()] += v.Samples()
-		}
-		r.done(b, s.Key())
-		r.group.Sealed[s.Kind()] += v.Samples()
-		r.changed = true
 	}
 	if all.Err() != nil {
 		f.log.Error("windows cannot be read; samples are lost", "start", b.At, "error", all.Err())
 	}
 	return true, nil
+}
+
+// place lets render put the items onto the sheet that stand for samples of a
+// kind; key is the place behind them. Samples that have no items are booked under
+// the reason that render answers. It answers false if they do not fit any more.
+func (r *round) place(b *Bucket, key string, kind aggregator.Kind, samples uint64, render func() (reason *counts)) (fits bool) {
+	before := r.sheet.mark()
+	r.sheet.begin(kind, samples)
+	reason := render()
+	if b.doubtful && r.doubt > 0 {
+		r.doubt -= r.sheet.items
+		if !repeatable(kind) && r.sheet.items > 0 {
+			r.sheet.back(before)
+			r.sheet.items, reason = 0, &r.doubtful
+		}
+	}
+	if max(len(r.sheet.batches), len(r.sheet.apart)) > r.slots && before.batches+before.apart > 0 { // a series larger than a minute's budget goes alone
+		r.sheet.back(before)
+		return false
+	}
+	if r.sheet.items == 0 {
+		reason[kind] += samples
+	} else if kind == aggregator.Events {
+		r.allowed--
+	}
+	r.done(b, key)
+	r.group.Sealed[kind] += samples
+	r.changed = true
+	return true
 }
 
 // open reads the windows of a bucket.
@@ -325,8 +349,8 @@ func (r *round) commit(tx *spool.Tx) error {
 	}
 	tx.Progress(r.pending, g)
 	tx.Filtered(r.filtered)
-	for reason, samples := range map[string][spool.Kinds]uint64{"damaged": r.damaged, "outbox_lost": r.doubtful, "superseded": r.superseded} {
-		if samples != [spool.Kinds]uint64{} {
+	for reason, samples := range map[string]counts{"damaged": r.damaged, "outbox_lost": r.doubtful, "superseded": r.superseded, overBudget: r.overBudget} {
+		if samples != (counts{}) {
 			tx.Dropped(reason, samples)
 		}
 	}
@@ -352,6 +376,7 @@ func (f *Forwarder) seal(now time.Time, slots int) (sealed bool, wait time.Durat
 		return false, 0, err
 	}
 	f.doubt = r.doubt
+	f.noteEvents(r)
 	return true, 0, nil
 }
 
@@ -412,7 +437,8 @@ func (f *Forwarder) store(sheet *Sheet, now time.Time, with func(*spool.Tx) erro
 }
 
 func (f *Forwarder) newSheet() *Sheet {
-	return &Sheet{maxItems: f.room(), maxBody: maxBody, head: f.upstream.Form().Head}
+	form := f.upstream.Form()
+	return &Sheet{maxItems: f.room(), maxBody: maxBody, head: form.Head, events: form.Events}
 }
 
 func (f *Forwarder) sealBatch(tx *spool.Tx, b *spool.Batch, now time.Time) {
@@ -425,7 +451,8 @@ func (f *Forwarder) sealBatch(tx *spool.Tx, b *spool.Batch, now time.Time) {
 // part makes a batch of those items of b that keep answers true for, without
 // the agent's own, which it gets anew. It answers nil if there are none.
 func part(u Upstream, b *spool.Batch, keep func(i int, item spool.Item) bool) *spool.Batch {
-	sheet := Sheet{maxItems: len(b.Items), maxBody: len(b.Body), head: u.Form().Head}
+	form := u.Form()
+	sheet := Sheet{maxItems: len(b.Items), maxBody: len(b.Body), head: form.Head, events: form.Events}
 	for i, item := range b.Items {
 		if item.Kind == 0 || !keep(i, item) {
 			continue

@@ -34,8 +34,9 @@ type contact struct {
 
 // A Form is how an upstream's batches look.
 type Form struct {
-	Head string // what a batch's body begins with
-	Own  int    // items that Finish adds
+	Head   string // what a batch's body begins with
+	Events string // the same of a batch of events; "" where the upstream takes none
+	Own    int    // items that Finish adds to a batch that is not of events
 }
 
 // maxBody bounds a batch's body; 4 MiB is what sluice itself takes, and the
@@ -51,6 +52,10 @@ type Upstream interface {
 	// Render adds the items that stand for v, the value of s in a bucket, to the
 	// sheet. It may add none.
 	Render(to *Sheet, b *Bucket, s aggregator.Series, v *aggregator.Value)
+
+	// RenderEvent adds the item that stands for e to the sheet, in the lane
+	// spool.Events. It is called only if Form says that there can be some.
+	RenderEvent(to *Sheet, e *aggregator.Event)
 
 	// Hello adds an item that asks for no more than an answer, to learn the
 	// dialect from; Known tells whether that is needed.
@@ -97,12 +102,13 @@ type Sheet struct {
 	maxItems int // items a batch may have, less what Finish adds
 	maxBody  int // bytes a body may have
 	head     string
+	events   string                 // head of batches of events
 	suspect  func(item []byte) bool // tells what travels apart; nil: nothing does
 
 	batches []*spool.Batch      // in the order they were begun
 	apart   []*spool.Batch      // the same, of suspects
 	open    [fills]*spool.Batch // by fill
-	samples uint64              // of the series being rendered: they ride on its first item
+	samples uint64              // of the series or event being rendered: they ride on its first item
 	kind    aggregator.Kind
 	items   int    // of the series being rendered
 	item    []byte // scratch
@@ -115,7 +121,7 @@ const (
 	fills    = 2 * suspects
 )
 
-// begin announces the items of a series.
+// begin announces the items of a series, or of an event.
 func (s *Sheet) begin(kind aggregator.Kind, samples uint64) {
 	s.kind, s.samples, s.items = kind, samples, 0
 }
@@ -141,7 +147,11 @@ func (s *Sheet) Item(lane spool.Lane, write func(dst []byte) []byte) {
 }
 
 func (s *Sheet) next(fill int) *spool.Batch {
-	b := &spool.Batch{Lane: spool.Lane(fill % suspects), Body: append(make([]byte, 0, 4096), s.head...)}
+	lane, head := spool.Lane(fill%suspects), s.head
+	if lane == spool.Events {
+		head = s.events
+	}
+	b := &spool.Batch{Lane: lane, Body: append(make([]byte, 0, 4096), head...)}
 	s.open[fill] = b
 	if fill >= suspects {
 		s.apart = append(s.apart, b)

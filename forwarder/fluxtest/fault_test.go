@@ -257,7 +257,22 @@ func TestPoisonAndReject(t *testing.T) {
 			return 0
 		},
 		Reject: func(r Row) bool { return r.Name == "no" },
+		PoisonEvent: func(e Event) int {
+			if e.Name == "bad" {
+				return 400
+			}
+			return 0
+		},
+		RejectEvent: func(e Event) bool { return e.Name == "no" },
 	})
+	event := func(name string) string {
+		return `{"events":[{"name":"a","timestamp":"` + at + `","tags":{}},{"name":"` + name + `","timestamp":"` + at + `","tags":{}}]}`
+	}
+	if status, _ := post(t, s, "/api/v1/events/batch", event("bad")); status != 400 || len(s.Events()) != 0 {
+		t.Errorf("a poisoned batch of events answered %d and stored %d, want 400 and none", status, len(s.Events()))
+	}
+	_, counts := post(t, s, "/api/v1/events/batch", event("no"))
+	sameJSON(t, "events", counts, `{"data":{"accepted":1,"rejected":1}}`)
 	if status, _ := post(t, s, "/api/v1/metrics/batch", batch(metric("a", "gauge", "1"), metric("bad", "gauge", "1"))); status != 422 {
 		t.Errorf("a poisoned batch answered %d, want 422", status)
 	}

@@ -89,15 +89,34 @@ func parseEvent(raw []byte, now time.Time) item {
 	if p := m["properties"]; !null(p) && json.Unmarshal(p, &e.Properties) != nil {
 		it.bad(RuleJSON, "properties %s is not an object", show(p))
 	}
+	it.noNUL("properties", m["properties"])
 	e.Fields = map[string]string{}
 	for _, k := range eventMembers[5:] {
 		if v := m[k]; !null(v) {
 			if e.Fields[k], ok = str(v); !ok {
 				it.bad(RuleJSON, "%s %s is not a string", k, show(v))
 			}
+			it.noNUL(k, v)
 		}
 	}
 	return it
+}
+
+// noNUL looks for an escaped NUL in a member of an event, which the database's text
+// and jsonb cannot hold: the whole INSERT fails.
+func (it *item) noNUL(member string, raw json.RawMessage) {
+	for i := 0; i < len(raw); i++ {
+		if raw[i] != '\\' {
+			continue
+		}
+		if bytes.HasPrefix(raw[i:], []byte(`\u0000`)) {
+			it.bad(RuleValue, "%s %s holds NUL", member, show(raw))
+			it.reject("invalid_item")
+			it.sql = true
+			return
+		}
+		i++
+	}
 }
 
 // open splits an object into its members.

@@ -55,9 +55,13 @@ type Options struct {
 	// Poison is asked for each well-formed item. A status other than 0 is the answer
 	// to the whole call, of which nothing is stored.
 	Poison func(Row) int
+	// PoisonEvent is the same for events.
+	PoisonEvent func(Event) int
 	// Reject is asked for each well-formed item; Hosted counts those it returns true
 	// for as rejected and does not store them.
 	Reject func(Row) bool
+	// RejectEvent is the same for events.
+	RejectEvent func(Event) bool
 
 	// ReadLag is how long after its commit a row stays invisible to queries.
 	ReadLag time.Duration

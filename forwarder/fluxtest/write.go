@@ -95,7 +95,7 @@ func (s *Server) batch(c *call, path string, body []byte, now time.Time) answer 
 	if n == 0 && path == "events/batch" {
 		return fail(400, "no_events", "No events provided")
 	}
-	if status := s.poisoned(metrics); status != 0 {
+	if status := s.poisoned(metrics, events); status != 0 {
 		return fail(status, "", "Batch refused")
 	}
 	if s.opts.Dialect == SelfHosted {
@@ -156,15 +156,20 @@ func (s *Server) record(c *call, items []item) {
 	}
 }
 
-func (s *Server) poisoned(items []item) int {
-	if s.opts.Poison == nil {
-		return 0
-	}
-	for _, it := range items {
-		if it.code != "" {
+func (s *Server) poisoned(metrics, events []item) int {
+	for _, it := range metrics {
+		if s.opts.Poison == nil || it.code != "" {
 			continue
 		}
 		if status := s.opts.Poison(it.row); status != 0 {
+			return status
+		}
+	}
+	for _, it := range events {
+		if s.opts.PoisonEvent == nil || it.code != "" {
+			continue
+		}
+		if status := s.opts.PoisonEvent(it.event); status != 0 {
 			return status
 		}
 	}
@@ -180,7 +185,7 @@ func (s *Server) hostedBatch(path string, metrics, events []item) answer {
 		}
 	}
 	for _, it := range events {
-		if it.code == "" {
+		if it.code == "" && (s.opts.RejectEvent == nil || !s.opts.RejectEvent(it.event)) {
 			a.events = append(a.events, it.event)
 		}
 	}
@@ -238,7 +243,7 @@ func (s *Server) selfHostedBatch(c *call, path string, metrics, events []item) a
 func (s *Server) single(c *call, it item) answer {
 	s.note(c, func(q *Request) { q.Items = 1 })
 	s.record(c, []item{it})
-	if status := s.poisoned([]item{it}); status != 0 {
+	if status := s.poisoned([]item{it}, nil); status != 0 {
 		return fail(status, "", "Metric refused")
 	}
 	r := it.row
@@ -272,6 +277,9 @@ func (s *Server) single(c *call, it item) answer {
 func (s *Server) singleEvent(c *call, it item) answer {
 	s.note(c, func(q *Request) { q.Items = 1 })
 	s.record(c, []item{it})
+	if status := s.poisoned(nil, []item{it}); status != 0 {
+		return fail(status, "", "Event refused")
+	}
 	e := it.event
 	if it.code != "" {
 		if s.opts.Dialect == SelfHosted {
