@@ -53,8 +53,8 @@ func TestDamagedByte(t *testing.T) {
 			small = append(small, f)
 		}
 	}
-	parts := smallParts(small, 2, 2)
-	if len(parts) < 2 || len(small) < 6 {
+	parts := eventParts(small, someEvents()[:3], 2, 2, 1)
+	if len(parts) < 3 || len(small) < 6 {
 		t.Fatalf("%d series in %d parts is too small a window", len(small), len(parts))
 	}
 	for n, part := range parts {
@@ -137,10 +137,16 @@ func TestNewerFormat(t *testing.T) {
 // sense; and no value takes memory beyond its bounds.
 func FuzzOpenReader(f *testing.F) {
 	values := oneOfEach(f)
-	for _, part := range smallParts(values, 3, 2) {
+	for _, part := range eventParts(values, someEvents(), 3, 2, 2) {
 		f.Add(part, uint8(0))
 		f.Add(part, uint8(1))
 		r := reader(f, part)
+		for i := range r.events {
+			if _, _, err := r.unpack(&r.events[i]); err != nil {
+				f.Fatal(err)
+			}
+			f.Add(bytes.Clone(r.raw), uint8(3))
+		}
 		for i := range r.blocks {
 			if err := r.load(i); err != nil {
 				f.Fatal(err)
@@ -155,11 +161,13 @@ func FuzzOpenReader(f *testing.F) {
 		f.Add(bytes.Clone(p.raw), uint8(2))
 	}
 	f.Fuzz(func(t *testing.T, data []byte, mode uint8) {
-		switch mode % 3 {
+		switch mode % 4 {
 		case 1:
 			data = repair(bytes.Clone(data))
 		case 2:
 			data = wrap(data)
+		case 3:
+			data = wrapEvents(data)
 		}
 		r, err := OpenReader(data)
 		if err != nil {
@@ -183,7 +191,102 @@ func FuzzOpenReader(f *testing.F) {
 		for s, v := range m.All() {
 			consistent(t, s, v)
 		}
+		allocated := allocations()
+		for e := range m.Events() {
+			consistentEvent(t, e)
+		}
+		if got, limit := allocations()-allocated, uint64(8<<20+maxBlock); got > limit {
+			t.Errorf("decoding events took %d bytes, want at most %d", got, limit)
+		}
 	})
+}
+
+// consistentEvent demands what the forwarder relies on.
+func consistentEvent(t *testing.T, e *Event) {
+	t.Helper()
+	if len(e.Name) == 0 || math.IsNaN(e.Value) || math.IsInf(e.Value, 0) {
+		t.Errorf("event %s", e.show())
+	}
+	last, n := "", 0
+	for k := range e.EachTag() {
+		if n++; string(k) <= last {
+			t.Errorf("event %s: tag %q behind %q", e.show(), k, last)
+		}
+		last = string(k)
+	}
+	var again Event
+	d := decoder{b: e.append(nil, e.Time)}
+	if again.decode(&d); d.err != nil || again.show() != e.show() {
+		t.Errorf("event %s written again is %s, %v", e.show(), again.show(), d.err)
+	}
+}
+
+// wrapEvents makes a part of one block of events out of what is in the block.
+func wrapEvents(raw []byte) []byte {
+	p := partWriter{raw: raw, version: versionEvents}
+	p.store(blockEvents, "\x00\x00\x00\x00")
+	return p.closePart()
+}
+
+// Every byte of a block of events changed in ten ways, behind right checksums.
+func TestDamagedEventsBehindChecksums(t *testing.T) {
+	var p partWriter
+	for _, e := range someEvents() {
+		p.addEvent(e)
+	}
+	p.closeEvents()
+	raw, refused := bytes.Clone(p.raw), 0
+	for at := range raw {
+		for _, x := range []byte{1, 2, 4, 8, 16, 32, 64, 128, 127, 255} {
+			raw[at] ^= x
+			part := wrapEvents(raw)
+			raw[at] ^= x
+			m := Merge(100, nil, reader(t, part), reader(t, part))
+			for e := range m.Events() {
+				consistentEvent(t, e)
+			}
+			if m.Err() == nil {
+				continue
+			}
+			if refused++; !errors.Is(m.Err(), errDamaged) {
+				t.Errorf("byte %d changed by %#x: %v", at, x, m.Err())
+			}
+		}
+	}
+	if refused == 0 {
+		t.Error("no damage was found")
+	}
+	good := wrapEvents(raw)
+	for name, change := range map[string]func(p []byte){
+		"an event less":      func(p []byte) { binary.LittleEndian.PutUint32(p, 4) },
+		"an event more":      func(p []byte) { binary.LittleEndian.PutUint32(p, 6) },
+		"4 billion of them":  func(p []byte) { binary.LittleEndian.PutUint32(p, math.MaxUint32) },
+		"none in the block":  func(p []byte) { clear(p[:4]) },
+		"a length of 2^63-1": func(p []byte) { copy(p[4:], "\xff\xff\xff\xff\xff\xff\xff\xff\x7f") },
+	} {
+		broken := bytes.Clone(raw)
+		change(broken)
+		m := Merge(100, nil, reader(t, wrapEvents(broken)))
+		for range m.Events() {
+		}
+		if !errors.Is(m.Err(), errDamaged) {
+			t.Errorf("%s: %v", name, m.Err())
+		}
+	}
+	good[0] = versionSeries // which has no such blocks
+	if _, err := OpenReader(repair(good)); !errors.Is(err, errDamaged) {
+		t.Errorf("events in version 1: %v", err)
+	}
+	// A block that says another number of events come before it.
+	q := partWriter{raw: raw, version: versionEvents}
+	q.store(blockEvents, "\x00\x00\x00\x01")
+	m := Merge(100, nil, reader(t, q.closePart()))
+	for range m.Events() {
+		t.Error("an event of a block that is not the first is yielded as the first")
+	}
+	if !errors.Is(m.Err(), errDamaged) {
+		t.Errorf("block out of place: %v", m.Err())
+	}
 }
 
 func allocations() uint64 {

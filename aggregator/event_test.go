@@ -66,6 +66,13 @@ func oneEvent() *Event {
 		Environment: []byte("production"), Service: []byte("web"), Host: []byte("h1")}
 }
 
+// someEvents are small ones of every form.
+func someEvents() []*Event {
+	return []*Event{oneEvent(), {Name: []byte("bare"), Time: 1}, {Name: []byte("zero"), Time: -1, HasValue: true},
+		{Name: []byte("deploy"), Time: t0.UnixNano(), Properties: []byte(`{"text":"a\\nb"}`), Tags: tags("k", "v")},
+		{Name: []byte("last"), Time: t0.UnixNano(), Host: []byte("h")}}
+}
+
 func TestEventsKeepEverythingAndTheirOrder(t *testing.T) {
 	a := New(defaults(), t0)
 	one, two := a.Intake(plain{}), a.Intake(plain{})
@@ -160,7 +167,7 @@ func TestEventsAreBounded(t *testing.T) {
 func TestEventsOfManyWindows(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	var want []string
-	var readers []*Reader
+	var windows [][][]byte
 	for range 12 {
 		a := New(defaults(), t0)
 		in := a.Intake(plain{})
@@ -177,17 +184,12 @@ func TestEventsOfManyWindows(t *testing.T) {
 			e.Time = t0.UnixNano()
 			want = append(want, e.show())
 		}
-		readers = append(readers, readWindow(t, a.Rotate(t0)[0]))
+		windows = append(windows, clone(a.Rotate(t0)[0].Parts()))
 	}
-	values := mergeAll(t, 100, nil, readers...)
-	m := Merge(100, nil, readers...)
-	parts := clone(encode(func(yield func(Series, appender) bool) {
-		for i := range values {
-			if !yield(values[i].series, &values[i].value) {
-				return
-			}
-		}
-	}, m.Events()))
+	parts, samples, series, err := Coarsen(100, windows)
+	if err != nil || samples[Events] != uint64(len(want)) || samples[Counter] != 12 || series[Events] != 0 {
+		t.Errorf("Coarsen: %v; %v samples, %v series, want %d events", err, samples, series, len(want))
+	}
 	if len(parts) < 3 {
 		t.Errorf("%d parts are too few to test", len(parts))
 	}
@@ -208,7 +210,7 @@ func TestEventsOfManyWindows(t *testing.T) {
 		t.Error("parts in the wrong order are taken")
 	}
 	stopped := 0
-	for range m.Events() {
+	for range Merge(100, nil, again).Events() {
 		if stopped++; stopped == 3 {
 			break
 		}

@@ -9,22 +9,28 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write testdata/window-v1.bin anew; only before the format is released")
+var update = flag.Bool("update", false, "write the last version of testdata/window-v*.bin anew; only before the format is released")
 
-// A window of the first format, written once and read for ever. A reader that
-// answers anything else would misread what users have on disk.
+// Windows of every version of the format, written once and read for ever. A reader
+// that answers anything else would misread what users have on disk.
 func TestGolden(t *testing.T) {
-	name := filepath.Join("testdata", "window-v1.bin")
-	if *update {
+	for version := versionSeries; version <= versionEvents; version++ {
+		golden(t, filepath.Join("testdata", fmt.Sprintf("window-v%d.bin", version)), *update && version == versionEvents)
+	}
+}
+
+func golden(t *testing.T, name string, update bool) {
+	if update {
 		var file []byte
-		for _, part := range smallParts(oneOfEach(t), 4, 3) {
+		parts := eventParts(oneOfEach(t), someEvents(), 4, 3, 2)
+		for _, part := range parts {
 			file = append(file, fmt.Sprintf("%08d", len(part))...)
 			file = append(file, part...)
 		}
 		if err := os.WriteFile(name, file, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(name+".txt", []byte(describe(t, oneOfEach(t))), 0o644); err != nil {
+		if err := os.WriteFile(name+".txt", []byte(describe(t, oneOfEach(t))+strings.Join(eventsOf(t, reader(t, parts...)), "\n")+"\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -41,6 +47,9 @@ func TestGolden(t *testing.T) {
 		parts, file = append(parts, file[8:8+n]), file[8+n:]
 	}
 	got := describe(t, mergeAll(t, 100, nil, reader(t, parts...)))
+	for _, e := range eventsOf(t, reader(t, parts...)) {
+		got += e + "\n"
+	}
 	want, err := os.ReadFile(name + ".txt")
 	if err != nil {
 		t.Fatal(err)

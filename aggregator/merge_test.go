@@ -267,16 +267,32 @@ func countersOf(in []int) (all []fixed) {
 
 // smallParts encodes values in far smaller blocks and parts than encode does.
 func smallParts(values []fixed, perBlock, perPart int) (parts [][]byte) {
+	return eventParts(values, nil, perBlock, perPart, 1)
+}
+
+// eventParts is smallParts with events behind the series, perEvents in a block.
+func eventParts(values []fixed, events []*Event, perBlock, perPart, perEvents int) (parts [][]byte) {
 	var p partWriter
-	for i := range values {
-		p.add(values[i].series, &values[i].value)
-		if len(p.offsets) == perBlock {
-			if p.closeBlock(); p.blocks == perPart {
-				parts = append(parts, bytes.Clone(p.closePart()))
-			}
+	cut := func() {
+		if p.blocks == perPart {
+			parts = append(parts, bytes.Clone(p.closePart()))
 		}
 	}
-	if p.closeBlock(); p.blocks > 0 {
+	for i := range values {
+		if p.add(values[i].series, &values[i].value); len(p.offsets) == perBlock {
+			p.closeBlock()
+			cut()
+		}
+	}
+	p.closeBlock()
+	cut()
+	for _, e := range events {
+		if p.addEvent(e); p.events == perEvents {
+			p.closeEvents()
+			cut()
+		}
+	}
+	if p.closeEvents(); p.blocks > 0 {
 		parts = append(parts, bytes.Clone(p.closePart()))
 	}
 	return parts
