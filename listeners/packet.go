@@ -226,7 +226,7 @@ func (r *reader) run(ctx context.Context) error {
 		n, err := r.in.receive()
 		switch {
 		case err == nil:
-			r.take(n)
+			r.in.rest(n, r.take(n))
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return r.empty()
 		case errors.Is(err, net.ErrClosed):
@@ -244,9 +244,9 @@ func (r *reader) run(ctx context.Context) error {
 	}
 }
 
-// take adds the n datagrams that were received to the sink.
-func (r *reader) take(n int) {
-	now := time.Now().UnixNano()
+// take adds the n datagrams that were received to the sink. It answers when.
+func (r *reader) take(n int) (now int64) {
+	now = time.Now().UnixNano()
 	for i := range n {
 		packet, truncated := r.in.datagram(i)
 		r.tally.packets++
@@ -265,6 +265,7 @@ func (r *reader) take(n int) {
 		}
 	}
 	r.packet.counters.add(&r.tally, &r.parser.Refused)
+	return now
 }
 
 // empty takes what is left in the socket's queue. A flood does not hold it up:

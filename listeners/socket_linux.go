@@ -37,6 +37,8 @@ type receiver struct {
 	call func(fd uintptr) (done bool)
 	n    int
 	err  error
+
+	lull lull
 }
 
 // message is struct mmsghdr of recvmmsg(2).
@@ -45,7 +47,7 @@ type message struct {
 	length uint32
 }
 
-func newReceiver(_ packetConn, raw syscall.RawConn) (*receiver, error) {
+func newReceiver(conn packetConn, raw syscall.RawConn) (*receiver, error) {
 	arena, err := unix.Mmap(-1, 0, slots*slotStride, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
 		return nil, os.NewSyscallError("mmap", err)
@@ -53,6 +55,13 @@ func newReceiver(_ packetConn, raw syscall.RawConn) (*receiver, error) {
 	unix.Madvise(arena, unix.MADV_NOHUGEPAGE) // a wish: a huge page is resident as a whole
 	r := &receiver{raw: raw, arena: arena}
 	r.call = r.recvmmsg
+	// A Unix socket queues as few as ten datagrams: there, senders would wait.
+	if _, udp := conn.(*net.UDPConn); udp {
+		raw.Control(func(fd uintptr) {
+			buffer, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF)
+			r.lull.allowed = err == nil && buffer/2 >= lullBuffer
+		})
+	}
 	for i := range r.messages {
 		r.iovecs[i].Base = &arena[i*slotStride]
 		r.iovecs[i].SetLen(MaxPacket)

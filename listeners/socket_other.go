@@ -26,6 +26,9 @@ func newReceiver(conn packetConn, _ syscall.RawConn) (*receiver, error) {
 
 func (r *receiver) close() {}
 
+// rest is a matter of receiving many at once.
+func (r *receiver) rest(int, int64) {}
+
 // receive waits for a datagram. It answers os.ErrDeadlineExceeded once the
 // socket's read deadline has passed.
 func (r *receiver) receive() (n int, err error) {
