@@ -64,7 +64,10 @@ func (b *buffer) readFrom(r io.Reader, shared *budget) (Code, error) {
 // grow doubles the buffer, up to a byte more than the limit, so that what is too
 // long shows.
 func (b *buffer) grow(shared *budget) bool {
-	size := min(max(2*cap(b.b), 4096), MaxBody+1)
+	size := max(2*cap(b.b), 4096)
+	if size >= MaxBody {
+		size = MaxBody + 1
+	}
 	if size > smallBody {
 		if !shared.take(size - b.taken) {
 			return false

@@ -22,12 +22,13 @@ type apiTest struct {
 	api     *API
 	home    *aggregator.Aggregator
 	handler http.Handler
+	host    string // of requests
 }
 
 func newAPITest(t *testing.T, o APIOptions) *apiTest {
 	t.Helper()
 	o.Name, o.Version = "http:test", "1.2.3"
-	a := &apiTest{t: t, api: NewAPI(o), home: aggregator.New(aggregator.Options{
+	a := &apiTest{t: t, host: "localhost:8127", api: NewAPI(o), home: aggregator.New(aggregator.Options{
 		Interval: 10 * time.Second, MaxLateness: time.Hour, MaxSeries: 1000, MaxSeriesPerMetric: 1000, MaxSetMembers: 100,
 	}, time.Now())}
 	mux := http.NewServeMux()
@@ -40,7 +41,7 @@ func newAPITest(t *testing.T, o APIOptions) *apiTest {
 func (a *apiTest) do(method, path, body string, headers ...string) (status int, answer string, header http.Header) {
 	a.t.Helper()
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
-	r.Host = "localhost:8127"
+	r.Host = a.host
 	if method == http.MethodPost {
 		r.Header.Set("Content-Type", "application/json")
 	}
@@ -183,4 +184,18 @@ func describe(t testing.TB, w *aggregator.Window) (all []string) {
 		t.Fatal(m.Err())
 	}
 	return all
+}
+
+// raw makes a request whose target stands in the request line as it is.
+func (a *apiTest) raw(target, method string) (status int) {
+	a.t.Helper()
+	r := httptest.NewRequest(method, "/", strings.NewReader(`{"name":"a","value":1}`))
+	r.Host, r.RequestURI = "localhost", target
+	var err error
+	if r.URL, err = r.URL.Parse(target); err != nil {
+		return http.StatusBadRequest // what net/http answers
+	}
+	w := httptest.NewRecorder()
+	a.handler.ServeHTTP(w, r)
+	return w.Code
 }

@@ -186,7 +186,7 @@ func (a *API) grow(x *exchange, s *session, sample *aggregator.Sample, m *dataCa
 		const overhead = 200 // of the map and the structure, in bytes
 		if size = 16 * len(m.bounds); last == nil {
 			size += len(series) + overhead
-			last = new(total)
+			last = &total{number: number{exact: true}} // 0, to the last digit
 		} else {
 			size -= 16 * len(last.bounds)
 		}
