@@ -167,7 +167,7 @@ func (f *Forwarder) Run(ctx, abort context.Context) {
 	for {
 		f.hurry = ctx.Err() != nil
 		wait := f.turn(abort)
-		if abort.Err() != nil || wait > 0 && ctx.Err() != nil {
+		if abort.Err() != nil || wait > 0 && f.hurry { // a turn that did not know of the stop may have left something
 			return
 		}
 		if wait <= 0 {

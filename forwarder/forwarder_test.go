@@ -632,6 +632,47 @@ func TestRunDrains(t *testing.T) {
 	})
 }
 
+// An agent may be told to stop while a turn runs that leaves new windows alone for
+// a moment: Run takes another turn, which knows of the stop.
+func TestRunStoppedInATurn(t *testing.T) {
+	o := testOptions()
+	o.Spread = 5 * time.Second
+	simulate(t, o, fluxtest.Options{}, func(t *testing.T, r *rig) {
+		var w tally
+		r.traffic(&w)
+		r.next()
+		r.run(time.Minute)
+		r.traffic(&w)
+		time.Sleep(time.Until(r.agg.Ends()))
+		r.close()
+		if wait := r.f.turn(t.Context()); wait <= time.Millisecond {
+			t.Fatalf("a turn waits %v, want a part of the spread", wait)
+		}
+		r.f.Run(&endsAfter{Context: t.Context(), asks: 1}, t.Context())
+		r.exact(&w)
+	})
+}
+
+// endsAfter is a context that ends after it was asked a number of times whether it
+// has.
+type endsAfter struct {
+	context.Context
+	asks int
+}
+
+func (c *endsAfter) Err() error {
+	if c.asks--; c.asks >= 0 {
+		return nil
+	}
+	return context.Canceled
+}
+
+func (c *endsAfter) Done() <-chan struct{} {
+	done := make(chan struct{})
+	close(done)
+	return done
+}
+
 // An upstream that hangs while the agent stops: Run returns when it must, and
 // the next start finds out what came of the request.
 func TestRunAborted(t *testing.T) {
