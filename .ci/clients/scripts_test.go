@@ -1,6 +1,7 @@
 package clients
 
 import (
+	"os"
 	"testing"
 )
 
@@ -44,6 +45,35 @@ func TestScripts(t *testing.T) {
 			a := start(t)
 			want := newTotals()
 			want.read(t, run(t, environment(a), tt.script...))
+			a.compare(want)
+		})
+	}
+}
+
+// TestHTTP sends the examples that Flux, Pulse and DataCat publish, in the way of
+// an SDK in each of four languages. The scripts look at each answer.
+func TestHTTP(t *testing.T) {
+	for name, script := range map[string][]string{
+		"curl":   {"bash", "scripts/curl_http.sh"},
+		"urllib": {"/usr/bin/python3", "scripts/urllib_http.py"},
+		"fetch":  {"node", "scripts/fetch_http.js"},
+		"ruby":   {"ruby", "scripts/net_http.rb"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tool := script[0]
+			if name == "curl" {
+				tool = "curl"
+			}
+			need(t, nil, tool, "--version")
+			text, err := os.ReadFile("scripts/published.txt")
+			if err != nil {
+				t.Fatal(err)
+			}
+			a := start(t)
+			run(t, environment(a), script...)
+			want := newTotals()
+			want.read(t, string(text))
 			a.compare(want)
 		})
 	}

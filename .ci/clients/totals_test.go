@@ -22,7 +22,7 @@ type amount struct {
 	sum      float64 // counter and distribution; of a gauge the last value
 	n        float64 // distribution: how many values
 	min, max float64 // distribution
-	members  string  // set: sorted, with spaces between them
+	members  string  // set: sorted, with spaces between them; event: its fields in that way
 }
 
 // totals are what a script measured, or what Flux holds. Scripts use values
@@ -92,10 +92,12 @@ func (t *totals) member(name, member string, tags ...string) {
 //	samples N
 //	rejected REASON N
 //	telemetry
+//	rounded
 //	counter NAME TAGS SUM
 //	gauge NAME TAGS LAST
 //	distribution NAME TAGS COUNT SUM MIN MAX
 //	set NAME TAGS MEMBER...
+//	event NAME TAGS FIELD=VALUE...
 //
 // TAGS are key:value with commas between them and %20 for a space, or a - for none.
 func (t *totals) read(tb testing.TB, text string) {
@@ -128,6 +130,9 @@ func (t *totals) readLine(f []string) error {
 	case f[0] == "telemetry":
 		t.telemetry = true
 		return nil
+	case f[0] == "rounded":
+		t.rounded = true
+		return nil
 	case len(f) < 3:
 		return fmt.Errorf("it has %d fields", len(f))
 	case f[0] == "rejected":
@@ -146,10 +151,34 @@ func (t *totals) readLine(f []string) error {
 		a.n, a.sum, a.min, a.max = number(3), number(4), number(5), number(6)
 	case "set":
 		a.members = strings.Join(slices.Sorted(slices.Values(f[3:])), " ")
+	case "event":
+		a.event(f[3:])
 	default:
 		return fmt.Errorf("unknown kind")
 	}
 	return err
+}
+
+// event adds one event. Those of one name and tags are told apart by their fields.
+func (a *amount) event(fields []string) {
+	a.n++
+	slices.Sort(fields)
+	a.members = strings.TrimPrefix(a.members+"; "+strings.Join(fields, " "), "; ")
+}
+
+// fields are the parts of an event, but for its time.
+func fields(e fluxtest.Event) []string {
+	var all []string
+	if e.Value != nil {
+		all = append(all, fmt.Sprintf("value=%v", *e.Value))
+	}
+	for k, v := range e.Properties {
+		all = append(all, strings.ReplaceAll(fmt.Sprintf("%s=%v", k, v), " ", "%20"))
+	}
+	for k, v := range e.Fields {
+		all = append(all, strings.ReplaceAll(k+"="+v, " ", "%20"))
+	}
+	return all
 }
 
 // upstream reads what Flux holds, except what the agent says about itself. A
@@ -182,6 +211,9 @@ func upstream(flux *fluxtest.Server) *totals {
 		case "set":
 			t.member(r.Name, r.Member, tags...)
 		}
+	}
+	for _, e := range flux.Events() {
+		t.at("event", e.Name, slices.Collect(pairs(e.Tags))).event(fields(e))
 	}
 	return t
 }
@@ -267,7 +299,7 @@ func (a amount) near(b amount) bool {
 // String sums totals up in a line.
 func (t *totals) String() string {
 	n := map[string]int{}
-	var counted, values float64
+	var counted, values, events float64
 	members := 0
 	for key, a := range t.of {
 		n[key.kind]++
@@ -278,10 +310,15 @@ func (t *totals) String() string {
 			values += a.n
 		case "set":
 			members += len(strings.Fields(a.members))
+		case "event":
+			events += a.n
 		}
 	}
 	s := fmt.Sprintf("%d counters (sum %v), %d gauges, %d distributions (%v values), %d sets (%d members)",
 		n["counter"], counted, n["gauge"], n["distribution"], values, n["set"], members)
+	if events > 0 {
+		s += fmt.Sprintf(", %v events", events)
+	}
 	for _, reason := range slices.Sorted(maps.Keys(t.rejected)) {
 		s += fmt.Sprintf(", %d refused as %s", t.rejected[reason], reason)
 	}
