@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"maps"
@@ -215,9 +216,34 @@ var fixtures = map[string]func(t *testing.T, work string, fill func(string) stri
 			t.Fatal(err)
 		}
 	},
+	"old-spool": func(t *testing.T, work string, _ func(string) string) {
+		unpack(t, oldSpool, filepath.Join(work, "state"))
+	},
+	"damaged-spool": func(t *testing.T, work string, _ func(string) string) {
+		dir := filepath.Join(work, "state")
+		unpack(t, oldSpool, dir)
+		damage(t, filepath.Join(dir, "000001.seg"))
+	},
 	"listener": func(t *testing.T, _ string, fill func(string) string) {
 		hold(t, "udp", fill("127.0.0.1:$OTHER"))
 	},
+}
+
+// damage turns a bit of the middle of a frame in a segment.
+func damage(t *testing.T, path string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.LastIndex(b, []byte("SLWF"))
+	if at < 0 {
+		t.Fatalf("%s has no frame", path)
+	}
+	b[at+300] ^= 4
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // hold listens on an address until the test ends.

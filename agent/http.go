@@ -28,6 +28,7 @@ func (a *agent) newRoutes() http.Handler {
 	mux.HandleFunc("GET /readyz", a.serveReady)
 	mux.HandleFunc("GET /metrics", a.serveMetrics)
 	mux.HandleFunc("GET /api/agent/status", a.serveStatus)
+	a.spoolRoutes(mux)
 	return strict(mux)
 }
 

@@ -100,24 +100,9 @@ func isNumber(text string) bool {
 	return err == nil && !math.IsInf(v, 0) && !math.IsNaN(v) && !strings.ContainsAny(text, "xX_")
 }
 
-// firstSocket finds out where the agent listens. Whoever sends need not be able
-// to read the agent's keys, so no file is opened but the configuration, and
-// variables that only the agent has may be missing.
+// firstSocket finds out where the agent listens.
 func firstSocket(file string) (string, error) {
-	name := cmp.Or(file, configs.DefaultPath)
-	data, err := os.ReadFile(name)
-	if err != nil && (file != "" || !errors.Is(err, fs.ErrNotExist)) {
-		return "", fmt.Errorf("read configuration: %w (use --addr to do without)", err)
-	}
-	cfg, err := configs.Parse(name, data, func(name string) (string, bool) {
-		if value, ok := os.LookupEnv(name); ok {
-			return value, true
-		}
-		if name == "FLUX_URL" {
-			return configs.DefaultFluxURL, true
-		}
-		return "unset", true
-	})
+	cfg, err := clientConfig(file)
 	if err != nil {
 		return "", fmt.Errorf("%w (use --addr to do without)", err)
 	}
@@ -128,6 +113,26 @@ func firstSocket(file string) (string, error) {
 		return cfg.Listen.Unixgram[0].Path, nil
 	}
 	return "", errors.New("the configuration has no datagram socket to send to (set listen.udp or listen.unixgram, or use --addr)")
+}
+
+// clientConfig reads the configuration for a command that talks to the agent.
+// Whoever does need not be able to read the agent's keys, so no file is opened but
+// the configuration, and variables that only the agent has may be missing.
+func clientConfig(file string) (configs.Config, error) {
+	name := cmp.Or(file, configs.DefaultPath)
+	data, err := os.ReadFile(name)
+	if err != nil && (file != "" || !errors.Is(err, fs.ErrNotExist)) {
+		return configs.Config{}, fmt.Errorf("read configuration: %w", err)
+	}
+	return configs.Parse(name, data, func(name string) (string, bool) {
+		if value, ok := os.LookupEnv(name); ok {
+			return value, true
+		}
+		if name == "FLUX_URL" {
+			return configs.DefaultFluxURL, true
+		}
+		return "unset", true
+	})
 }
 
 // sendDatagram writes line to a socket. UDP has no answer, but the kernel says

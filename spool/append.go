@@ -233,6 +233,9 @@ func (s *Spool) retireLocked() {
 // trustLocked notes the files that are finished: all but the newest segment
 // and the outbox, and with all of them at a clean stop.
 func (s *Spool) trustLocked(all bool) {
+	if s.opt.Guest { // the list would be the guest's, whom the owner's process may not be able to read
+		return
+	}
 	s.mu.RLock()
 	names := make([]string, 0, len(s.segments)+1)
 	for i, g := range s.segments {

@@ -37,6 +37,7 @@ type Options struct {
 	SegmentBytes int64         // of one file; 0 = 32 MiB, but at most an eighth of MaxBytes; at least 256 KiB
 	SegmentAge   time.Duration // a new file after this time; 0 = 1 h
 	MemoryBytes  int64         // bound of the memory log; 0 = 32 MiB
+	Guest        bool          // only to look, and to settle dead letters: damaged files stay where they are, nothing is tidied up
 	Coarsen      CoarsenFunc   // merges records, see RollUp; nil = none is ever merged
 
 	Log *slog.Logger // nil = none
@@ -277,6 +278,15 @@ func (s *Spool) SetLimits(maxBytes int64, retention time.Duration) {
 	s.io.Lock()
 	defer s.io.Unlock()
 	s.opt.MaxBytes, s.opt.Retention = o.MaxBytes, o.Retention
+}
+
+// Find gives the handle of an upstream that has state on disk, configured or
+// not; asking does not make it configured.
+func (s *Spool) Find(name string) (*Outbox, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	o := s.outboxes[name]
+	return o, o != nil && o.st != nil
 }
 
 func (s *Spool) outboxLocked(name string) *Outbox {
