@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -104,6 +105,66 @@ func TestFlood(t *testing.T) {
 	}
 	if len(byRoute) != routes {
 		t.Errorf("flood.calls has routes %v, want %d", byRoute, routes)
+	}
+}
+
+// TestEveryLimit drives every limit of the aggregator at once: series of all
+// kinds with long keys, sets of many members, distributions of values from 1e-300 to
+// 1e300 and of as many as can be, spellings without end, values of other times. Memory
+// must stay within what docs/reliability.md promises, and the books must
+// balance. With SLUICE_LONG=1 it goes on for a minute, and again with the defaults.
+func TestEveryLimit(t *testing.T) {
+	during, limits := 2*time.Second, []int{5000}
+	if os.Getenv("SLUICE_LONG") != "" {
+		during, limits = time.Minute, []int{5000, 100_000}
+	}
+	for _, maxSeries := range limits {
+		t.Run(strconv.Itoa(maxSeries), func(t *testing.T) {
+			// Long windows are the worst case; they are closed early when memory says so.
+			d := start(t, setup{Interval: "30s", Limits: fmt.Sprintf("max_series: %d", maxSeries)})
+			conn := d.dial("unixgram")
+			random := rand.New(rand.NewPCG(1, 2))
+			sent := uint64(0)
+			var b bytes.Buffer
+			long := strings.Repeat("v", 120)
+			for began, n := time.Now(), 0; time.Since(began) < during; n++ {
+				b.Reset()
+				late := time.Now().Add(-time.Duration(random.IntN(3000)) * time.Second).Unix()
+				for range 8 {
+					id := random.IntN(2 * maxSeries)
+					fmt.Fprintf(&b, "limit.count%d:1|c|#a:%s,id:%d\n", id%50, long, id)
+					fmt.Fprintf(&b, "limit.level%d:%d|g|#a:%s,id:%d\n", id%50, n, long, id)
+					fmt.Fprintf(&b, "limit.late%d:1|c|#id:%d|T%d\n", id%50, id, late)
+					fmt.Fprintf(&b, "limit.wide%d:%g|d|#a:%s,id:%d\n", id%50, math.Exp(690*(2*random.Float64()-1)), long, id%(maxSeries/10))
+					fmt.Fprintf(&b, "limit.time%d:%g:%g:%g:%g|d|#a:%s,id:%d\n", id%50, random.ExpFloat64(), random.ExpFloat64(), random.ExpFloat64(), random.ExpFloat64(), long, id)
+					fmt.Fprintf(&b, "limit.users%d:user%d-%s|s|#id:%d\n", id%50, random.Uint64(), long, id%(maxSeries/10))
+					fmt.Fprintf(&b, "limit.spelt:1|c|#x:%d,id:%d,x:1\n", random.Uint64(), id%10)
+				}
+				sent += 8 * 10
+				if _, err := conn.Write(b.Bytes()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			d.until("all of it has been read", func() bool {
+				s := d.status()
+				refused := uint64(0)
+				for _, n := range s.Listeners[1].Rejected {
+					refused += n
+				}
+				return s.accepted()+refused == sent
+			})
+			d.balanced()
+			s := d.status()
+			peak, bound := peakMemory(t, d.cmd.Process.Pid), memoryOf(maxSeries)
+			t.Logf("%d samples, refused %v, %d series open; at most %.1f MiB resident of %d", sent, s.Listeners[1].Rejected, s.Series.Open, float64(peak)/(1<<20), bound>>20)
+			if int64(peak) > bound && !raceEnabled {
+				t.Errorf("at most %d bytes resident, want %d", peak, bound)
+			}
+			_, metrics := d.get("/metrics")
+			if strings.Contains(metrics, "\nsluice_early_windows_total 0\n") {
+				t.Error("no window was closed early: the load is too small to test anything")
+			}
+		})
 	}
 }
 

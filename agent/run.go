@@ -73,6 +73,9 @@ type agent struct {
 	stopping atomic.Bool
 	windows  atomic.Uint64 // closed since the start
 
+	early     atomic.Uint64 // windows closed before their time
+	toldEarly time.Time     // when that was logged last; owned by rotate
+
 	folded map[string]bool // metrics that were told of; owned by closeWindows
 
 	mu sync.Mutex // guards the fields below
@@ -216,8 +219,23 @@ func (a *agent) rotate(ctx context.Context) {
 			return
 		case <-time.After(wait):
 			a.closeWindows(time.Now())
+		case <-a.aggregator.Pressed():
+			a.tellPressed(time.Now())
+			a.closeWindows(time.Now())
 		}
 	}
+}
+
+// tellPressed logs, at most once a minute, that a window is closed before its
+// time. It costs a record and nothing else.
+func (a *agent) tellPressed(now time.Time) {
+	if a.early.Add(1); now.Sub(a.toldEarly) < time.Minute {
+		return
+	}
+	a.toldEarly = now
+	s := a.aggregator.Stats()
+	a.log.Warn("values take much memory: windows are closed before their time (see aggregate.max_series)",
+		"bytes", s.Memory, "limit", s.MemoryLimit, "series", s.Series)
 }
 
 // closeWindows takes what the aggregator has collected and stores it.

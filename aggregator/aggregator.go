@@ -1,9 +1,11 @@
 package aggregator
 
 import (
+	"hash/maphash"
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -30,6 +32,9 @@ const maxAhead = 10 * time.Minute
 // no clock.
 type Aggregator struct {
 	registry *registry
+	seeds    [2]maphash.Seed // of spellings
+	links    atomic.Int64    // of all intakes
+	memory   memory
 
 	rotating sync.Mutex    // held by Rotate and Stats as a whole; guards the fields below
 	options  *Options      // replaced, never changed
@@ -51,9 +56,12 @@ type Aggregator struct {
 
 // New makes an aggregator whose first window is the one that now is in.
 func New(o Options, now time.Time) *Aggregator {
-	a := &Aggregator{options: &o, interval: o.Interval, registry: newRegistry(o), number: 2, closed: -1}
+	a := &Aggregator{options: &o, interval: o.Interval, registry: newRegistry(o), number: 2, closed: -1,
+		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
 	a.start = align(now.UnixNano(), o.Interval)
-	a.late.interval = o.Interval
+	a.memory.pressed = make(chan struct{}, 1)
+	a.memory.configure(&o)
+	a.late.interval, a.late.memory = o.Interval, &a.memory
 	a.late.windows = make(map[int64]map[*entry]aggregate)
 	return a
 }
@@ -68,6 +76,7 @@ func (a *Aggregator) Configure(o Options) {
 	defer a.rotating.Unlock()
 	a.options = &o
 	a.registry.configure(o)
+	a.memory.configure(&o)
 	for _, in := range a.all() {
 		in.mu.Lock()
 		in.options = &o
@@ -132,8 +141,13 @@ func (a *Aggregator) Rotate(now time.Time) []*Window {
 	for _, in := range a.all() {
 		t, absent := in.rotate(a.number, a.start, a.start+int64(a.interval), a.table())
 		live.tables = append(live.tables, t)
+		a.memory.lend(t.bytes)
 		live.Absent += absent
 		live.values = t.collect(live.values)
+	}
+	select {
+	case <-a.memory.pressed: // it was about what has been closed now
+	default:
 	}
 	live.events = a.events.rotate()
 	windows := append([]*Window{live}, a.late.rotate(a)...)
@@ -196,9 +210,14 @@ func (a *Aggregator) table() *table {
 	return new(table)
 }
 
-// release takes tables back, at most one for each intake.
+// release takes tables back, at most one for each intake, and small ones: what
+// a burst took is given back.
 func (a *Aggregator) release(tables []*table) {
 	for _, t := range tables {
+		a.memory.lent.Add(-int64(t.bytes))
+		if t.bytes > keptBytes {
+			*t = table{}
+		}
 		t.reset()
 	}
 	a.mu.Lock()
@@ -215,10 +234,12 @@ type Stats struct {
 	// sample is taken, Windowed over the windows that Rotate returned.
 	Accepted, Windowed, Open [Kinds]uint64
 
-	Series  int // open now
-	Limit   int // Options.MaxSeries
-	Folded  []Folded
-	Pending int // windows of other times that are open
+	Series      int   // open now
+	Limit       int   // Options.MaxSeries
+	Memory      int64 // bytes of values, in open windows and in closed ones that were not released yet
+	MemoryLimit int64
+	Folded      []Folded
+	Pending     int // windows of other times that are open
 
 	// FoldedSamples counts those taken into a series that stands in for theirs.
 	FoldedSamples [Kinds]uint64
@@ -230,6 +251,7 @@ func (a *Aggregator) Stats() Stats {
 	defer a.rotating.Unlock()
 	s := Stats{Accepted: a.retired, Windowed: a.windowed, Limit: a.options.MaxSeries, FoldedSamples: a.folded}
 	s.Series, s.Folded = a.registry.stats()
+	s.Memory, s.MemoryLimit = a.memory.open.Load()+a.memory.lent.Load(), a.memory.limit.Load()
 	for _, in := range a.all() {
 		in.mu.Lock()
 		for k := range Kinds {

@@ -23,9 +23,23 @@ const relativeAccuracy = 0.01
 // magnitude; values of a wider spread lose accuracy at the small end.
 const maxBins = 2048
 
-// checkEvery is how many values may be added before bins are counted again,
-// which bounds what a hostile sender can make of one sketch.
-const checkEvery = 1024
+// checkFirst is how many values may be in a sketch before its bins are counted,
+// checkEvery how many may be added before that happens again, at first twice
+// as many every time: it bounds what a hostile sender can make of one sketch.
+const (
+	checkFirst = 128
+	checkEvery = 1024
+)
+
+// What a value takes; and of a store of the library itself and its buffer,
+// each page of 32 bins, and each page that could be between two that are there.
+const (
+	weightedBytes = 16
+	storeBytes    = 640
+	pageBins      = 32
+	pageBytes     = 8 * pageBins
+	placeBytes    = 24
+)
 
 var logMapping = func() mapping.IndexMapping {
 	m, err := mapping.NewLogarithmicMapping(relativeAccuracy)
@@ -52,10 +66,14 @@ type distribution struct {
 	raw    []Weighted // nil once there is a sketch
 	sketch *ddsketch.DDSketch
 	wide   [2]bool // the positive, negative store has been collapsed
-	added  int     // to the sketch, since its bins were counted
+	added  uint16  // to the sketch, since its bins were counted
+	check  uint16  // how many may be until then
+	bytes  int32   // that raw and sketch take
 }
 
-func (d *distribution) take(s *Sample) {
+// take adds a value. It answers by how many bytes that made d grow.
+func (d *distribution) take(s *Sample) (grown int) {
+	before := d.bytes
 	weight := s.Weight
 	if weight == 0 {
 		weight = 1
@@ -65,6 +83,7 @@ func (d *distribution) take(s *Sample) {
 	d.count.add(weight)
 	d.sum.add(s.Value * weight)
 	d.insert(s.Value, weight)
+	return int(d.bytes - before)
 }
 
 func (d *distribution) extend(low, high float64) {
@@ -79,12 +98,13 @@ func (d *distribution) insert(v, weight float64) {
 	if d.sketch == nil {
 		if len(d.raw) < MaxRaw {
 			d.raw = append(d.raw, Weighted{v, weight})
+			d.bytes = int32(cap(d.raw)) * weightedBytes
 			return
 		}
 		d.toSketch()
 	}
 	d.addToSketch(v, weight)
-	if d.added++; d.added >= checkEvery {
+	if d.added++; d.added >= d.check {
 		d.settle()
 	}
 }
@@ -95,6 +115,7 @@ func (d *distribution) toSketch() {
 		d.addToSketch(r.Value, r.Weight)
 	}
 	d.raw = nil
+	d.added, d.check, d.bytes = MaxRaw, checkFirst, 2*storeBytes
 }
 
 func newSketch(positive, negative store.Store) *ddsketch.DDSketch {
@@ -114,12 +135,14 @@ func (d *distribution) addToSketch(v, weight float64) {
 // result: the lowest bins of a store that has more than maxBins are folded
 // into the one maxBins-1 below its highest, and so is what comes later.
 func (d *distribution) settle() {
-	d.added = 0
 	if d.sketch == nil {
 		return
 	}
+	d.added, d.check = 0, min(2*max(d.check, checkFirst), checkEvery)
 	pos, neg := d.sketch.GetPositiveValueStore(), d.sketch.GetNegativeValueStore()
-	newPos, newNeg := collapse(pos, &d.wide[0]), collapse(neg, &d.wide[1])
+	newPos, bytesPos := collapse(pos, &d.wide[0])
+	newNeg, bytesNeg := collapse(neg, &d.wide[1])
+	d.bytes = int32(bytesPos + bytesNeg)
 	if newPos == pos && newNeg == neg {
 		return
 	}
@@ -130,28 +153,47 @@ func (d *distribution) settle() {
 	}
 }
 
-func collapse(s store.Store, wide *bool) store.Store {
-	if !*wide {
-		n := 0
-		s.ForEach(func(int, float64) bool { n++; return n > maxBins })
-		if n <= maxBins {
-			return s
-		}
+// collapse returns s, or what is to stand for it, and how many bytes that takes.
+func collapse(s store.Store, wide *bool) (store.Store, int) {
+	bins, bytes := measure(s)
+	if bins > maxBins {
 		*wide = true
+	}
+	if !*wide {
+		return s, bytes
 	}
 	top, err := s.MaxIndex()
 	if err != nil {
-		return s // empty
+		return s, bytes // empty
 	}
 	if bottom, _ := s.MinIndex(); bottom > top-maxBins {
-		return s
+		return s, bytes
 	}
 	c := store.NewBufferedPaginatedStore()
 	s.ForEach(func(i int, count float64) bool {
 		c.AddWithCount(max(i, top-maxBins+1), count)
 		return false
 	})
-	return c
+	_, bytes = measure(c)
+	return c, bytes
+}
+
+// measure counts the bins of s and estimates its bytes.
+func measure(s store.Store) (bins, bytes int) {
+	pages, first, last := 0, 0, 0
+	s.ForEach(func(i int, _ float64) bool {
+		page := i >> 5 // of pageBins
+		if pages == 0 || page != last {
+			pages++
+		}
+		if bins == 0 {
+			first = page
+		}
+		last = page
+		bins++
+		return false
+	})
+	return bins, storeBytes + pages*pageBytes + (last-first)*placeBytes
 }
 
 func (d *distribution) merge(o *distribution) {

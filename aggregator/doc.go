@@ -44,7 +44,7 @@
 //	series made by folding            1,000 or MaxSeries/10,  all values become __other__, or the kind's one series __other__
 //	                                  of a metric 300
 //	metrics that are told as folded   100                     folded all the same
-//	spellings an intake remembers     4 times MaxSeries       oldest generation forgotten
+//	spellings that are remembered     4 times MaxSeries       oldest generation forgotten
 //	age of a value                    Options.MaxLateness     refused, late
 //	value ahead of its arrival        10 minutes              refused, future
 //	series in late windows            Options.MaxSeries       refused, too_many_late
@@ -52,6 +52,8 @@
 //	bins of a sketch                  2,048 of either sign    the lowest are put together
 //	members a set keeps               Options.MaxSetMembers,  an estimate within about 2 %, 16 KiB
 //	                                  1 MiB of text
+//	memory of values, all together    1 KiB a series,         the window is closed early; then, of
+//	                                  at least 8 MiB          distributions and sets, refused, too_much_memory
 //	whole sums                        128 bits                (no process gets there)
 //	sums of fractions                 ±1.8e308                stay there
 //	an event, written                MaxEvent, 128 KiB       refused, event_too_large

@@ -1,6 +1,10 @@
 package aggregator
 
-import "sync"
+import (
+	"hash/maphash"
+	"sync"
+	"unsafe"
+)
 
 // An Intake is one reader's way into the aggregator. What the reader adds it
 // keeps in a table of its own, so that readers do not wait for each other.
@@ -22,17 +26,23 @@ type Intake struct {
 	// Links from spellings to series, in two generations: a link that is used
 	// moves to hot; cold is dropped as a whole when hot has aged or grown enough.
 	// So spellings that are no longer written go, without ever being searched for.
-	hot, cold map[string]*link
-	hotBytes  int // of the spellings in hot
+	hot, cold map[spelled]*link
 	aged      int // windows since hot was begun
 
 	// Links made in the open window, by what they lead to: spellings of the same
 	// series share one, so that a flood of spellings takes one cell of the table.
 	fresh map[target]*link
 
-	key  Key    // scratch of resolve
-	text []byte // scratch of find: the spelling looked up
+	key  Key     // scratch of resolve
+	text []byte  // scratch of find: the spelling looked up
+	at   spelled // the same
 }
+
+// spelled stands for a spelling in the links: two hashes of it under secret
+// seeds. The text itself would take more memory than everything else that is kept of
+// a series. That two of a million spellings are taken for each other has a chance
+// of 1 in 10^26; memory that fails silently is likelier by far.
+type spelled [2]uint64
 
 type target struct {
 	entry       *entry
@@ -42,8 +52,8 @@ type target struct {
 // A link is what is remembered of a spelling.
 type link struct {
 	entry   *entry
-	window  uint64 // that place is about
-	place   int    // of the series' cell in the table
+	window  uint32 // that place is about, its lower half
+	place   uint32 // of the series' cell in the table
 	refused Reason
 	cut     bool // a tag was
 	folded  bool // the series stands in for the one that was written
@@ -53,13 +63,12 @@ type link struct {
 // are forgotten after one to two times that.
 const linkWindows = 60
 
-// Bounds of a generation of links, per series that may be open: two spellings
-// each, of 128 bytes on average. A spelling of more than maxSpelling bytes is
-// taken apart every time.
+// linksPerSeries bounds the links of all intakes together, per series that may
+// be open: two spellings each, in two generations. An intake that is left without
+// any still has minLinks.
 const (
-	linksPerSeries     = 2
-	linkBytesPerSeries = 256
-	maxSpelling        = 4096
+	linksPerSeries = 4
+	minLinks       = 1024
 )
 
 func (in *Intake) open(window uint64, start, end int64, t *table) {
@@ -83,8 +92,9 @@ func (in *Intake) rotate(window uint64, start, end int64, empty *table) (full *t
 }
 
 func (in *Intake) age() {
-	in.hot, in.cold = make(map[string]*link, min(len(in.hot), 1024)), in.hot
-	in.aged, in.hotBytes = 0, 0
+	in.home.links.Add(-int64(len(in.cold)))
+	in.hot, in.cold = make(map[spelled]*link, min(len(in.hot), 1024)), in.hot
+	in.aged = 0
 }
 
 // Close says that there will be no Add any more. What was added is in the next
@@ -93,13 +103,15 @@ func (in *Intake) Close() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.closed = true
+	in.forget()
 }
 
 // forget drops all links. Those of the open window are made anew, with cells of
 // their own, which the window puts together when it is closed.
 func (in *Intake) forget() {
-	in.hot, in.cold, in.fresh = make(map[string]*link), nil, make(map[target]*link)
-	in.aged, in.hotBytes = 0, 0
+	in.home.links.Add(-int64(len(in.hot) + len(in.cold)))
+	in.hot, in.cold, in.fresh = make(map[spelled]*link), nil, make(map[target]*link)
+	in.aged = 0
 }
 
 // Add takes a batch of samples that arrived at now, in nanoseconds since 1970.
@@ -134,6 +146,9 @@ func (in *Intake) take(now int64, l *link, s *Sample) Reason {
 	if s.Time != 0 && (s.Time < in.start || s.Time >= in.end) {
 		return in.home.late.take(in.options, now, l.entry, s)
 	}
+	if s.Kind >= Distribution && in.home.memory.full() {
+		return TooMuchMemory
+	}
 	switch s.Kind {
 	case Counter:
 		cellOf(in, l, &in.table.counters).value.take(s)
@@ -141,9 +156,9 @@ func (in *Intake) take(now int64, l *link, s *Sample) Reason {
 		v, time, seq := l.entry.running.take(s, now, in.options.NegativeDelta)
 		cellOf(in, l, &in.table.gauges).value.take(v, time, seq)
 	case Distribution:
-		cellOf(in, l, &in.table.distributions).value.take(s)
+		in.charge(cellOf(in, l, &in.table.distributions).value.take(s))
 	case Set:
-		cellOf(in, l, &in.table.sets).value.take(s.Member, in.options.MaxSetMembers)
+		in.charge(cellOf(in, l, &in.table.sets).value.take(s.Member, in.options.MaxSetMembers))
 	}
 	in.accepted[s.Kind]++
 	in.live[s.Kind]++
@@ -152,11 +167,14 @@ func (in *Intake) take(now int64, l *link, s *Sample) Reason {
 
 // cellOf returns the cell of a link's series in the open window.
 func cellOf[V any](in *Intake, l *link, s *slab[V]) *cell[V] {
-	if l.window == in.window {
-		return s.at(l.place)
+	if l.window == uint32(in.window) {
+		return s.at(int(l.place))
 	}
 	place, c := s.next(l.entry)
-	l.window, l.place = in.window, place
+	l.window, l.place = uint32(in.window), uint32(place)
+	if place%slabSize == 0 {
+		in.charge(slabSize * int(unsafe.Sizeof(*c)))
+	}
 	// A reader that is a window ahead of this one may have been here before: then
 	// it is unknown, and counted.
 	if last := l.entry.window.Swap(in.window); last != in.window && last+1 != in.window {
@@ -165,15 +183,24 @@ func cellOf[V any](in *Intake, l *link, s *slab[V]) *cell[V] {
 	return c
 }
 
+// charge notes that a value has grown by so many bytes.
+func (in *Intake) charge(grown int) {
+	if grown != 0 {
+		in.table.bytes += grown
+		in.home.memory.add(grown)
+	}
+}
+
 // find returns the link of a sample's spelling, making one on a miss.
 func (in *Intake) find(s *Sample) *link {
 	in.text = append(in.text[:0], byte(s.Kind), byte(len(s.Head)), byte(len(s.Head)>>8), byte(len(s.Head)>>16))
 	in.text = append(in.text, s.Head...)
 	in.text = append(in.text, s.Tags...)
-	if l := in.hot[string(in.text)]; l != nil && in.follow(l) {
+	in.at = spelled{maphash.Bytes(in.home.seeds[0], in.text), maphash.Bytes(in.home.seeds[1], in.text)}
+	if l := in.hot[in.at]; l != nil && in.follow(l) {
 		return l
 	}
-	if l := in.cold[string(in.text)]; l != nil && in.follow(l) {
+	if l := in.cold[in.at]; l != nil && in.follow(l) {
 		in.remember(l)
 		return l
 	}
@@ -183,7 +210,7 @@ func (in *Intake) find(s *Sample) *link {
 // follow answers whether l still leads somewhere; from now on it does until
 // the window closes.
 func (in *Intake) follow(l *link) bool {
-	return l.window == in.window || l.entry == nil || l.entry.use(in.window)
+	return l.window == uint32(in.window) || l.entry == nil || l.entry.use(in.window)
 }
 
 // resolve takes a spelling apart and links it to its series.
@@ -212,13 +239,11 @@ func (in *Intake) resolve(s *Sample) *link {
 }
 
 func (in *Intake) remember(l *link) {
-	if len(in.text) > maxSpelling {
-		return
-	}
-	limit := in.options.MaxSeries
-	if len(in.hot) >= linksPerSeries*limit || in.hotBytes >= linkBytesPerSeries*limit {
+	limit := linksPerSeries * in.options.MaxSeries
+	if len(in.hot) >= max(limit/2, minLinks) || len(in.hot) >= minLinks && in.home.links.Load() >= int64(limit) {
 		in.age()
 	}
-	in.hot[string(in.text)] = l
-	in.hotBytes += len(in.text)
+	before := len(in.hot)
+	in.hot[in.at] = l
+	in.home.links.Add(int64(len(in.hot) - before))
 }

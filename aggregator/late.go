@@ -14,6 +14,8 @@ type lateWindows struct {
 	windows        map[int64]map[*entry]aggregate
 	series         int // in all windows
 	accepted, open [Kinds]uint64
+	bytes          int // of the values
+	memory         *memory
 }
 
 // take puts a sample of another time into the window of that time, or refuses
@@ -25,11 +27,15 @@ func (l *lateWindows) take(o *Options, now int64, e *entry, s *Sample) Reason {
 	case s.Time > now+int64(maxAhead):
 		return Future
 	}
+	if s.Kind >= Distribution && l.memory.full() {
+		return TooMuchMemory
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	start := align(s.Time, l.interval)
 	w := l.windows[start]
 	value, ok := w[e]
+	grown := 0
 	if !ok {
 		if l.series >= o.MaxSeries {
 			return TooManyLate
@@ -41,6 +47,7 @@ func (l *lateWindows) take(o *Options, now int64, e *entry, s *Sample) Reason {
 		value = newAggregate(s.Kind)
 		w[e] = value
 		l.series++
+		grown = lateBytes
 	}
 	switch v := value.(type) {
 	case *counter:
@@ -48,14 +55,19 @@ func (l *lateWindows) take(o *Options, now int64, e *entry, s *Sample) Reason {
 	case *gauge:
 		v.take(e.running.take(s, now, o.NegativeDelta))
 	case *distribution:
-		v.take(s)
+		grown += v.take(s)
 	case *set:
-		v.take(s.Member, o.MaxSetMembers)
+		grown += v.take(s.Member, o.MaxSetMembers)
 	}
+	l.bytes += grown
+	l.memory.add(grown)
 	l.accepted[s.Kind]++
 	l.open[s.Kind]++
 	return Taken
 }
+
+// lateBytes is what a value takes beside what it grows by, with its place in the map.
+const lateBytes = 256
 
 func newAggregate(k Kind) aggregate {
 	switch k {
@@ -72,8 +84,9 @@ func newAggregate(k Kind) aggregate {
 // rotate closes all windows, oldest first.
 func (l *lateWindows) rotate(a *Aggregator) []*Window {
 	l.mu.Lock()
-	closed, width := l.windows, l.interval
-	l.interval = a.interval
+	closed, width, bytes := l.windows, l.interval, l.bytes
+	l.interval, l.bytes = a.interval, 0
+	l.memory.lend(bytes)
 	l.windows, l.series, l.open = make(map[int64]map[*entry]aggregate), 0, [Kinds]uint64{}
 	l.mu.Unlock()
 	windows := make([]*Window, 0, len(closed))
@@ -84,6 +97,9 @@ func (l *lateWindows) rotate(a *Aggregator) []*Window {
 		}
 		w.Absent = uint32(len(w.values))
 		windows = append(windows, w)
+	}
+	if len(windows) > 0 {
+		windows[0].bytes = bytes // released with one of them: they are all appended in one go
 	}
 	slices.SortFunc(windows, func(a, b *Window) int { return time.Time.Compare(a.Start, b.Start) })
 	return windows

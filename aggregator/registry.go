@@ -57,9 +57,9 @@ func (e *entry) use(window uint64) bool {
 type registry struct {
 	mu               sync.Mutex // guards the fields below
 	limit, perMetric int
-	series           map[string]*entry
+	series           *index
 	metrics          map[string]*metric // by kind and name
-	peak             int                // of the series since the maps were made
+	peak             int                // of the metrics since the map was made
 	extra            int                // series beside the limits
 	bytes            int                // of all keys
 	guarded          []*metric          // that are told of
@@ -74,7 +74,7 @@ type metric struct {
 
 func newRegistry(o Options) *registry {
 	return &registry{limit: o.MaxSeries, perMetric: o.MaxSeriesPerMetric,
-		series: make(map[string]*entry), metrics: make(map[string]*metric)}
+		series: newIndex(), metrics: make(map[string]*metric)}
 }
 
 func (r *registry) configure(o Options) {
@@ -105,7 +105,7 @@ func (r *registry) find(k *Key) (e *entry, own bool) {
 	switch {
 	case r.perMetric > 0 && members >= r.perMetric:
 		return r.fold(k), false
-	case len(r.series)-r.extra < r.limit && r.bytes+len(r.buf) <= r.limit*bytesPerSeries:
+	case r.series.len-r.extra < r.limit && r.bytes+len(r.buf) <= r.limit*bytesPerSeries:
 		return r.add(k), true
 	case members < r.limit/smallMetric && r.extra < r.maxExtra()/2 && len(r.buf) <= bytesPerSeries:
 		return r.addExtra(k), true
@@ -116,7 +116,7 @@ func (r *registry) find(k *Key) (e *entry, own bool) {
 // lookup returns the entry of the series in k; r.buf is its key afterwards.
 func (r *registry) lookup(k *Key) *entry {
 	r.buf = k.append(r.buf[:0])
-	return r.series[string(r.buf)]
+	return r.series.find(r.buf)
 }
 
 func (r *registry) metric(k *Key) *metric { return r.metrics[string(r.metricKey(k))] }
@@ -130,50 +130,49 @@ func (r *registry) add(k *Key) *entry {
 	if k.Kind == Gauge {
 		e.running = new(running)
 	}
-	r.series[e.series.key] = e
-	r.peak = max(r.peak, len(r.series))
+	r.series.put(e)
 	r.bytes += len(e.series.key)
 	m := r.metric(k)
 	if m == nil {
 		m = new(metric)
 		r.metrics[e.series.key[:len(r.metricKey(k))]] = m
+		r.peak = max(r.peak, len(r.metrics))
 	}
 	e.place = int32(len(m.members))
 	m.members = append(m.members, e)
 	return e
 }
 
-// sweepStep is how many series are looked at in one go: readers that meet a new
-// series wait for no longer.
-const sweepStep = 2000
-
 // sweep lets series go that have been idle, as of the window that opens now.
+// It looks at a small part of them in one go: readers that meet a new series
+// wait for no longer.
 func (r *registry) sweep(window uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	idle, idleGauge := uint64(idleWindows), uint64(idleGaugeWindows)
-	if len(r.series) > r.limit/4*3 {
+	if r.series.len > r.limit/4*3 {
 		idle, idleGauge = idlePressed, idleWindows
 	}
-	seen := 0
-	for key, e := range r.series {
-		if seen++; seen%sweepStep == 0 {
-			r.mu.Unlock()
-			r.mu.Lock()
-		}
-		limit := idle
-		if e.running != nil {
-			limit = idleGauge
-		}
-		if last := e.used.Load(); last+limit >= window || !e.used.CompareAndSwap(last, gone) {
-			continue
-		}
-		delete(r.series, key)
-		r.leave(e)
+	for i := range r.series.shards {
+		r.series.drop(&r.series.shards[i], func(e *entry) bool {
+			limit := idle
+			if e.running != nil {
+				limit = idleGauge
+			}
+			last := e.used.Load()
+			if last+limit >= window || !e.used.CompareAndSwap(last, gone) {
+				return false
+			}
+			r.leave(e)
+			return true
+		})
+		r.mu.Unlock()
+		r.mu.Lock()
 	}
-	if r.peak > 4*len(r.series)+1024 { // a large map stays large for ever
-		r.series, r.metrics = maps.Clone(r.series), maps.Clone(r.metrics)
-		r.peak = len(r.series)
+	if r.peak > 4*len(r.metrics)+1024 { // a large map stays large for ever
+		kept := make(map[string]*metric, len(r.metrics))
+		maps.Copy(kept, r.metrics)
+		r.metrics, r.peak = kept, len(kept)
 	}
 }
 
@@ -209,5 +208,5 @@ func (r *registry) stats() (open int, folded []Folded) {
 		f.Examples = slices.Clone(f.Examples)
 		folded = append(folded, f)
 	}
-	return len(r.series), folded
+	return r.series.len, folded
 }

@@ -92,8 +92,8 @@ func TestFloods(t *testing.T) {
 			a, in := limited(limit, 0)
 			for i := range n {
 				put(t, in, t0, sample(Counter, spelled(i), 1))
-				if len(in.hot) > linksPerSeries*limit || in.hotBytes > linkBytesPerSeries*limit+maxSpelling {
-					t.Fatalf("%d links of %d bytes", len(in.hot), in.hotBytes)
+				if n := len(in.hot) + len(in.cold); n > max(2*minLinks, linksPerSeries*limit) || n != int(a.links.Load()) {
+					t.Fatalf("%d links, counted as %d", n, a.links.Load())
 				}
 			}
 			if got, most := in.table.cells(), limit+minExtra+2; got > most {

@@ -54,7 +54,8 @@ const (
 	// Found when a value is put into its window, so in Intake.Add.
 	Late
 	Future
-	TooManyLate // series with values of other times than now
+	TooManyLate   // series with values of other times than now
+	TooMuchMemory // the values of all series together
 
 	// Found when an event is put into its window, so in Intake.AddEvent.
 	EventTooLarge // over MaxEvent
@@ -68,7 +69,7 @@ var reasonNames = [Reasons]string{
 	"", "malformed_line", "bad_type", "bad_name", "name_too_long", "reserved_name",
 	"bad_value", "non_finite", "bad_rate", "bad_timestamp", "bad_event",
 	"bad_service_check", "truncated", "bad_frame", "too_many_tags",
-	"client_telemetry", "dropped_by_rule", "late", "future", "too_many_late",
+	"client_telemetry", "dropped_by_rule", "late", "future", "too_many_late", "too_much_memory",
 	"event_too_large", "too_many_events",
 }
 

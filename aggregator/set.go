@@ -27,22 +27,34 @@ type set struct {
 	sketch  *hyperloglog.Sketch
 }
 
-func (s *set) take(member []byte, limit int) {
+// take adds a member. It answers by how many bytes that made the set grow.
+func (s *set) take(member []byte, limit int) (grown int) {
 	s.samples++
 	if s.sketch != nil {
 		s.sketch.InsertHash(xxhash.Sum64(member))
-		return
+		return 0
 	}
 	if _, ok := s.members[string(member)]; ok {
-		return
+		return 0
 	}
 	if s.members == nil {
 		s.members = make(map[string]struct{})
 	}
 	s.members[string(member)] = struct{}{}
 	s.bytes += len(member) + memberOverhead
-	s.settle(limit)
+	was := len(s.members) * memberBytes
+	if s.settle(limit); s.sketch != nil {
+		return estimateBytes - was // of the text nothing is taken off: it is an estimate
+	}
+	return len(member) + memberBytes
 }
+
+// What a member takes beside its text, in a map that may just have grown, and
+// what an estimate takes.
+const (
+	memberBytes   = 64
+	estimateBytes = 17 << 10
+)
 
 func (s *set) merge(o *set, limit int) {
 	s.samples += o.samples

@@ -8,6 +8,7 @@ type table struct {
 	gauges        slab[gauge]
 	distributions slab[distribution]
 	sets          slab[set]
+	bytes         int // of all of it, as charged to the memory
 }
 
 // A cell is one series' value in one table.
@@ -55,6 +56,7 @@ func (s *slab[V]) reset(value func(*V)) {
 }
 
 func (t *table) reset() {
+	t.bytes = 0
 	t.counters.reset(func(c *counter) { *c = counter{} })
 	t.gauges.reset(func(g *gauge) { *g = gauge{} })
 	t.distributions.reset((*distribution).reset)

@@ -30,6 +30,7 @@ type Window struct {
 	values []seriesValue
 	events eventList
 	tables []*table // to give back
+	bytes  int      // of values that are in no table
 	home   *Aggregator
 }
 
@@ -125,6 +126,7 @@ func mergeAggregates(into, from aggregate, maxSetMembers int) {
 
 // Release gives the window's memory back. It may be called once.
 func (w *Window) Release() {
+	w.home.memory.lent.Add(-int64(w.bytes))
 	w.home.release(w.tables)
 	w.values, w.tables, w.events = nil, nil, eventList{}
 }

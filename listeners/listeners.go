@@ -38,7 +38,7 @@ type Stats struct {
 	Bytes   uint64 // their payload
 	Samples uint64 // samples that the sink took
 
-	// Refused counts by reason. Late, Future and TooManyLate count values; every
+	// Refused counts by reason. Late and what comes behind it count values; every
 	// other reason counts lines, however many values were packed into one.
 	Refused [aggregator.Reasons]uint64
 	// Codes counts what an API has refused: items, and requests as a whole.
