@@ -3,6 +3,7 @@ package aggregator
 import (
 	"bytes"
 	"iter"
+	"strings"
 )
 
 // A Merger puts windows together, series by series. Merging is what makes a
@@ -13,6 +14,8 @@ type Merger struct {
 	cursors       []cursor
 	after         []byte
 	maxSetMembers int
+	maxTags       int // 0: all
+	last          string
 	err           error
 }
 
@@ -28,6 +31,16 @@ func Merge(maxSetMembers int, after []byte, in ...*Reader) *Merger {
 	return m
 }
 
+// LimitTags leaves each series its first n tags and merges those that become
+// equal. They follow each other in the order of keys, so no more than two values
+// are held for it. It is called before All.
+func (m *Merger) LimitTags(n int) { m.maxTags = n }
+
+// Last returns the key of the last series that is in the value yielded last: what
+// another Merger is to begin behind. That is the key of the series yielded, unless
+// tags are limited.
+func (m *Merger) Last() string { return m.last }
+
 // All yields the series in ascending order of their keys, each once. The value
 // is valid until the next is asked for. After damage All ends early, and Err
 // tells; nothing wrong is yielded before.
@@ -38,7 +51,7 @@ func (m *Merger) All() iter.Seq2[Series, *Value] {
 				return
 			}
 		}
-		var value, other Value
+		var value, other, more Value
 		for {
 			lowest := m.lowest()
 			if lowest == nil {
@@ -52,11 +65,41 @@ func (m *Merger) All() iter.Seq2[Series, *Value] {
 			if m.err = m.collect(s, &value, &other); m.err != nil {
 				return
 			}
+			m.last = s.key
+			if m.maxTags > 0 {
+				s = s.cut(m.maxTags)
+				if m.err = m.collectCut(s, &value, &more, &other); m.err != nil {
+					return
+				}
+			}
 			if !yield(s, &value) {
 				return
 			}
 		}
 	}
+}
+
+// collectCut merges the values of the series behind s that are s with more tags.
+func (m *Merger) collectCut(s Series, value, more, other *Value) error {
+	merged := false
+	for lowest := m.lowest(); lowest != nil && strings.HasPrefix(string(lowest), s.key); lowest = m.lowest() {
+		next, ok := parseSeries(string(lowest))
+		if !ok {
+			return errDamaged
+		}
+		if next.cut(m.maxTags) != s {
+			break
+		}
+		if err := m.collect(next, more, other); err != nil {
+			return err
+		}
+		value.merge(more, m.maxSetMembers)
+		m.last, merged = next.key, true
+	}
+	if merged {
+		value.settle(m.maxSetMembers)
+	}
+	return nil
 }
 
 // Events yields the events of all windows, in the order in which the readers

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -296,4 +297,64 @@ func eventParts(values []fixed, events []*Event, perBlock, perPart, perEvents in
 		parts = append(parts, bytes.Clone(p.closePart()))
 	}
 	return parts
+}
+
+// A merge that limits tags gives what a window would have whose samples had come
+// without the others, wherever it is begun anew.
+func TestMergeLimitTags(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		n := rapid.IntRange(1, 3).Draw(rt, "tags")
+		now := time.Unix(1000, 0)
+		full, cut := New(defaults(), now), New(defaults(), now)
+		in, cutIn := full.Intake(plain{}), cut.Intake(plain{})
+		for i := range rapid.IntRange(1, 60).Draw(rt, "samples") {
+			kind := Kind(rapid.IntRange(int(Counter), int(Set)).Draw(rt, "kind"))
+			tags := ""
+			for j := range 5 {
+				if v := rapid.IntRange(-1, 1).Draw(rt, "value"); v >= 0 {
+					tags += fmt.Sprintf(",k%d:%d", j, v)
+				}
+			}
+			s := sample(kind, "m"+tags, float64(rapid.IntRange(0, 9).Draw(rt, "x")))
+			if kind == Set {
+				s.Member = fmt.Appendf(nil, "u%d", i%7)
+			}
+			at := now.Add(time.Duration(i) * time.Millisecond)
+			put(t, in, at, s)
+			if parts := strings.Split(tags, ","); len(parts) > n+1 {
+				s.Tags = []byte(strings.Join(parts[1:n+1], ","))
+			}
+			put(t, cutIn, at, s)
+		}
+		known := func(v *Value) string { // of a gauge without how often it was set
+			if v.Kind() == Gauge {
+				return fmt.Sprint(v.Samples(), v.Last(), v.GaugeMin(), v.GaugeMax(), v.GaugeMean())
+			}
+			return string(v.append(nil))
+		}
+		windows, want := full.Rotate(now.Add(10*time.Second)), cut.Rotate(now.Add(10*time.Second))
+		expect := mergeAll(t, 100, nil, readWindow(t, want[0]))
+		var after []byte
+		for i := 0; ; i++ { // begun anew behind each
+			m := Merge(100, after, readWindow(t, windows[0]))
+			m.LimitTags(n)
+			more := false
+			for s, v := range m.All() {
+				if i >= len(expect) || s != expect[i].series || known(v) != known(&expect[i].value) {
+					rt.Fatalf("with %d tags, series %d is %v, want one of %v", n, i, s, expect)
+				}
+				after, more = []byte(m.Last()), true
+				break
+			}
+			if m.Err() != nil {
+				rt.Fatal(m.Err())
+			}
+			if !more {
+				if i != len(expect) {
+					rt.Fatalf("%d series, want %d", i, len(expect))
+				}
+				return
+			}
+		}
+	})
 }

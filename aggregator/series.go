@@ -56,6 +56,17 @@ func (s Series) Tags() iter.Seq2[string, string] {
 	}
 }
 
+// cut returns the series with its first n tags. Its key is the beginning of the
+// longer one's.
+func (s Series) cut(n int) Series {
+	at := 2 + int(s.key[0])
+	for ; n > 0 && at < len(s.key); n-- {
+		at += 1 + int(s.key[at])
+		at += 1 + int(s.key[at])
+	}
+	return Series{s.key[:at]}
+}
+
 // String writes the series as name{key:value,...}|kind, for logs and tests.
 func (s Series) String() string {
 	var b strings.Builder
