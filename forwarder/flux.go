@@ -44,12 +44,19 @@ const (
 
 const timestamp = "2006-01-02T15:04:05.000Z"
 
-// flux speaks to Flux.
+// flux speaks to Flux. The other upstreams render as it does, but for the form of
+// an item.
 type flux struct {
 	*contact
 	options Options
+	object  objectWriter
 	points  []float64 // scratch
 }
+
+// An objectWriter writes an item: the value of a series under a name, as a type.
+type objectWriter func(dst []byte, s aggregator.Series, at time.Time, name string, typ aggregator.Kind, value func([]byte) []byte) []byte
+
+func newFlux(o Options, c *contact) *flux { return &flux{contact: c, options: o, object: fluxObject} }
 
 var _ Upstream = (*flux)(nil)
 
@@ -137,10 +144,14 @@ func (f *flux) item(to *Sheet, s aggregator.Series, at time.Time, suffix string,
 	to.Item(spool.Metrics, func(dst []byte) []byte { return f.object(dst, s, at, name, typ, value) })
 }
 
-func (f *flux) object(dst []byte, s aggregator.Series, at time.Time, name string, typ aggregator.Kind, value func([]byte) []byte) []byte {
+func fluxObject(dst []byte, s aggregator.Series, at time.Time, name string, typ aggregator.Kind, value func([]byte) []byte) []byte {
 	dst = quote(append(dst, `{"name":`...), name)
 	dst = append(append(dst, `,"type":"`...), typ.String()...)
 	dst = value(append(dst, `","value":`...))
+	return appendTimeAndTags(dst, at, s)
+}
+
+func appendTimeAndTags(dst []byte, at time.Time, s aggregator.Series) []byte {
 	dst = at.UTC().AppendFormat(append(dst, `,"timestamp":"`...), timestamp)
 	dst = append(dst, `","tags":{`...)
 	sep := ""
@@ -260,7 +271,12 @@ func (f *flux) Request(b *spool.Batch) (*http.Request, error) {
 	if b.Lane == spool.Events {
 		path = fluxEventsPath
 	}
-	req, err := http.NewRequest(http.MethodPost, f.options.URL+path, bytes.NewReader(b.Body))
+	return f.post(path, b, b.Body)
+}
+
+// post makes the request that carries b.
+func (f *flux) post(path string, b *spool.Batch, body []byte) (*http.Request, error) {
+	req, err := http.NewRequest(http.MethodPost, f.options.URL+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
@@ -273,13 +289,24 @@ func (f *flux) Request(b *spool.Batch) (*http.Request, error) {
 }
 
 func (f *flux) authorize(req *http.Request) {
-	req.Header.Set("Authorization", "Bearer "+f.options.Key)
+	if f.options.Key != "" { // a DataCat may need none
+		req.Header.Set("Authorization", "Bearer "+f.options.Key)
+	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "sluice/"+f.options.Version)
 }
 
 func (f *flux) Verdict(b *spool.Batch, o outcome, now time.Time) Verdict {
 	return judge(o, len(b.Items), now, countFlux)
+}
+
+func (f *flux) Note(*spool.Tx, *spool.Batch, Verdict) {}
+
+func (f *flux) Repeats(_ *spool.Batch, i spool.Item) repeats {
+	if repeatable(aggregator.Kind(i.Kind)) {
+		return weighs
+	}
+	return doubles
 }
 
 // countFlux reads the answer to a batch in either dialect.
@@ -343,7 +370,13 @@ func (f *flux) get(path string) (*http.Request, error) {
 // was busy, or somebody else answered, such as a captive portal.
 func silent(o outcome) bool {
 	return o.err != nil || o.status >= 500 || o.status == 429 || o.status == 408 ||
-		o.status >= 300 && o.status < 400 || o.status < 300 && !json.Valid(o.body)
+		o.status >= 300 && o.status < 400 || o.status < 300 && !json.Valid(o.body) && !cutShort(o.body)
+}
+
+// cutShort tells whether an answer is the beginning of a JSON object or array that is
+// longer than what is read of it: the list of all metrics can be.
+func cutShort(body []byte) bool {
+	return len(body) == maxAnswer && (body[0] == '{' || body[0] == '[')
 }
 
 func (f *flux) Listed(o outcome) finding {

@@ -17,8 +17,8 @@ import (
 	"sluice/spool"
 )
 
-func newFlux(dialect string) *flux {
-	return &flux{options: testOptions(), contact: &contact{agent: "00c0ffee00c0ffee", generation: "0123456789abcdef", dialect: dialect, names: names0()}}
+func fluxOf(dialect string) *flux {
+	return newFlux(testOptions(), &contact{agent: "00c0ffee00c0ffee", generation: "0123456789abcdef", dialect: dialect, names: names0()})
 }
 
 func newSheet(maxItems int) *Sheet {
@@ -106,7 +106,7 @@ lane 1
 `
 	t.Run(Hosted, func(t *testing.T) {
 		sheet := newSheet(498)
-		renderAll(t, newFlux(Hosted), sheet, fill(t))
+		renderAll(t, fluxOf(Hosted), sheet, fill(t))
 		wantText(t, text(sheet), strings.TrimSpace(numbers)+strings.TrimRight(rest, "\n")+`
 lane 2
 4/3 {"name":"user","type":"set","value":"al","tags":{}}
@@ -114,14 +114,14 @@ lane 2
 	})
 	t.Run(SelfHosted, func(t *testing.T) {
 		sheet := newSheet(498)
-		renderAll(t, newFlux(SelfHosted), sheet, fill(t))
+		renderAll(t, fluxOf(SelfHosted), sheet, fill(t))
 		wantText(t, text(sheet), strings.TrimSpace(numbers)+
 			"\n4/3 {\"name\":\"user.unique\",\"type\":\"gauge\",\"value\":2,\"tags\":{}}"+rest)
 	})
 }
 
 func TestHelloAndMarkerGolden(t *testing.T) {
-	f, sheet := newFlux(""), newSheet(498)
+	f, sheet := fluxOf(""), newSheet(498)
 	f.Hello(sheet, t0)
 	b := sheet.batches[0]
 	b.Seq, b.Sealed = 130, t0.Add(1500*time.Millisecond).In(time.FixedZone("east", 7200))
@@ -160,7 +160,7 @@ func TestHelloAndMarkerGolden(t *testing.T) {
 
 // What nobody can be asked about is not asked about.
 func TestLookWhereNothingCanBeConcluded(t *testing.T) {
-	f := newFlux(Hosted)
+	f := fluxOf(Hosted)
 	for _, b := range []spool.Batch{
 		{Seq: 1, URL: f.options.URL}, {Seq: 1, URL: "http://other.test", Dialect: Hosted}, {Seq: 1, URL: "http://other.test", Dialect: SelfHosted},
 	} {
@@ -173,7 +173,7 @@ func TestLookWhereNothingCanBeConcluded(t *testing.T) {
 // The self-hosted server tells the last point of a series. A later batch of the
 // same slot hides an earlier one: then nothing can be concluded.
 func TestFoundSelfHosted(t *testing.T) {
-	f, b := newFlux(SelfHosted), &spool.Batch{Seq: 130, Dialect: SelfHosted, URL: "http://flux.test"}
+	f, b := fluxOf(SelfHosted), &spool.Batch{Seq: 130, Dialect: SelfHosted, URL: "http://flux.test"}
 	look, err := f.Look(b)
 	want := "http://flux.test/api/v1/metrics/last?name=sluice.delivery&query=%7B%22agent%22%3A%2200c0ffee00c0ffee%22%2C%22slot%22%3A%222%22%7D"
 	if err != nil || look.URL.String() != want {
@@ -200,7 +200,7 @@ func TestFoundSelfHosted(t *testing.T) {
 }
 
 func TestFound(t *testing.T) {
-	f, b := newFlux(Hosted), &spool.Batch{Seq: 130, Dialect: Hosted}
+	f, b := fluxOf(Hosted), &spool.Batch{Seq: 130, Dialect: Hosted}
 	for answer, want := range map[string]finding{
 		`{"data":{"series":[{"timestamp":"2026-01-01T12:00:00Z","value":130}]}}`: present,
 		`{"data":{"series":[{"value":66},{"value":130}]}}`:                       present,
@@ -249,7 +249,7 @@ func TestRenderLargeSets(t *testing.T) {
 		s.member(t0, "most", "", fmt.Sprint("m", i))
 	}
 	sheet := newSheet(498)
-	renderAll(t, newFlux(Hosted), sheet, s)
+	renderAll(t, fluxOf(Hosted), sheet, s)
 	members, samples := 0, uint64(0)
 	for _, b := range sheet.batches {
 		if b.Lane == spool.Sets {
@@ -430,7 +430,7 @@ func FuzzRender(f *testing.F) {
 		if hosted {
 			dialect = Hosted
 		}
-		fl, sheet := newFlux(dialect), newSheet(98)
+		fl, sheet := fluxOf(dialect), newSheet(98)
 		renderAll(t, fl, sheet, s)
 		checkSheet(t, sheet)
 		got := uint64(0)
@@ -492,7 +492,7 @@ func TestPart(t *testing.T) {
 		s.count(t0, fmt.Sprint("c", i), "", int64(i))
 		s.gauge(t0, fmt.Sprint("g", i), "", float64(i))
 	}
-	f, sheet := newFlux(Hosted), newSheet(498)
+	f, sheet := fluxOf(Hosted), newSheet(498)
 	renderAll(t, f, sheet, s)
 	b := sheet.batches[0]
 	b.Seq, b.Sealed = 1, t0
@@ -544,7 +544,7 @@ func BenchmarkRender(b *testing.B) {
 		}
 		for series, v := range aggregator.Merge(1000, nil, s.reader()).All() {
 			b.Run(k.String(), func(b *testing.B) {
-				f, sheet := newFlux(Hosted), newSheet(498)
+				f, sheet := fluxOf(Hosted), newSheet(498)
 				items := 0
 				b.ReportAllocs()
 				for b.Loop() {
@@ -560,7 +560,7 @@ func BenchmarkRender(b *testing.B) {
 }
 
 func BenchmarkFinish(b *testing.B) {
-	f := newFlux(Hosted)
+	f := fluxOf(Hosted)
 	body := []byte(fluxHead + strings.Repeat("x", 80_000))
 	batch := &spool.Batch{Sealed: t0, Seq: 1}
 	b.ReportAllocs()

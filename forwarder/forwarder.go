@@ -20,10 +20,11 @@ import (
 // Options of one upstream. All fields must be set unless they say otherwise.
 type Options struct {
 	Name    string // the outbox's
-	Type    string // Flux
+	Type    string // Flux, Pulse, DataCat
 	URL     string // without the API's path and without a final slash
 	Key     string
 	Version string // of sluice, for User-Agent
+	Host    string // of this machine, for a DataCat's list of sessions; "": none
 
 	RequestsPerMinute int
 	ItemsPerRequest   int           // the agent's own among them, see Form
@@ -122,7 +123,7 @@ func New(o Options, s *spool.Spool) *Forwarder {
 	if o.Transport == nil {
 		o.Transport = newTransport(o.Timeout)
 	}
-	c := &contact{dialect: o.Dialect}
+	c := &contact{dialect: o.Dialect, outbox: s.Outbox(o.Name)}
 	f := &Forwarder{
 		options: o, spool: s, outbox: s.Outbox(o.Name),
 		upstream: newUpstream(o, c), contact: c,
@@ -219,6 +220,9 @@ func (f *Forwarder) next(ctx context.Context, now time.Time) time.Duration {
 	if wait := slot.Sub(now); wait > 0 {
 		return wait
 	}
+	if !f.upstream.Known() {
+		return f.greet(ctx, now)
+	}
 	if f.doubted() {
 		return f.ask(ctx, now)
 	}
@@ -269,6 +273,23 @@ func (f *Forwarder) next(ctx context.Context, now time.Time) time.Duration {
 	return min(max(again, time.Millisecond), max(wait, time.Millisecond))
 }
 
+// greet sends a hello, before everything else.
+func (f *Forwarder) greet(ctx context.Context, now time.Time) time.Duration {
+	hello := func(b *spool.Batch) bool { return b.Windows.Empty() }
+	if b, ok := f.outbox.DueOf(now, hello); ok {
+		return f.deliver(ctx, b)
+	}
+	for _, b := range f.outbox.Batches() {
+		if b.State == spool.Queued && hello(&b) {
+			return max(b.Due.Sub(now), time.Second)
+		}
+	}
+	if err := f.hello(now); err != nil {
+		return f.trouble("seal", err)
+	}
+	return 0
+}
+
 // offset is how long new windows are still to be left alone: all hosts close
 // theirs at the same moment, and each waits for another part of Spread, always the
 // same. It is 0 when there is a backlog, or when we are to stop.
@@ -317,6 +338,11 @@ func (f *Forwarder) recover(now time.Time) error {
 	times := f.outbox.Requests()
 	if len(times) == 0 && f.outbox.Doubtful() > 0 {
 		times = slices.Repeat([]time.Time{now}, f.options.RequestsPerMinute) // the log was lost with the outbox
+	}
+	for _, b := range f.outbox.Batches() {
+		if b.Type != f.options.Type {
+			return fmt.Errorf("batches for a %s wait under the name %s, which is now that of a %s; give the new upstream another name", b.Type, f.options.Name, f.options.Type)
+		}
 	}
 	sending := 0
 	err := f.outbox.Update(func(tx *spool.Tx) error {
@@ -454,6 +480,7 @@ func (f *Forwarder) act(b *spool.Batch, v Verdict, now time.Time, times []time.T
 		switch v.Is {
 		case Delivered:
 			f.settle(tx, b, spool.Settlement{To: spool.Delivered, Rejected: v.Rejected, At: now})
+			f.upstream.Note(tx, b, v)
 			if f.learns(v) {
 				tx.Put(stateTable, f.dialectKey(), []byte(v.Dialect))
 			}
@@ -461,10 +488,12 @@ func (f *Forwarder) act(b *spool.Batch, v Verdict, now time.Time, times []time.T
 		case Again:
 			delay = max(f.backoff.NextBackOff(), v.RetryAfter, time.Millisecond)
 			state = "retrying"
+			f.upstream.Note(tx, b, v)
 			tx.State(b.Seq, spool.Queued, now.Add(delay), b.Started, b.Attempts)
 		case Held:
 			delay = heldProbe
 			state = "held"
+			f.upstream.Note(tx, b, v)
 			tx.State(b.Seq, spool.Queued, now, b.Started, b.Attempts) // a restart with another key asks at once
 		case InDoubt:
 			delay = max(f.backoff.NextBackOff(), time.Millisecond)

@@ -377,7 +377,7 @@ func TestEstimateBounds(t *testing.T) {
 		o := testOptions()
 		o.MaxSetMembers = 100
 		n := Need{Interval: interval, Points: 20, Scalars: len(o.Scalars), Members: o.MaxSetMembers, Large: 10, Items: 498, PerMin: 10}
-		f := &flux{options: o, contact: &contact{agent: "a", dialect: Hosted, names: names0()}}
+		f := newFlux(o, &contact{agent: "a", dialect: Hosted, names: names0()})
 		if !hosted {
 			f.dialect, n.Members = SelfHosted, 1
 		}

@@ -246,11 +246,12 @@ func (r *round) renderBucket(b *Bucket, after []byte) (done bool, err error) {
 	}
 	f := r.forwarder
 	all := aggregator.Merge(f.options.MaxSetMembers, after, readers...)
+	all.LimitTags(f.upstream.Form().Tags)
 	if !r.renderEvents(b, after, all) {
 		return false, nil
 	}
 	for s, v := range all.All() {
-		fits := r.place(b, s.Key(), s.Kind(), v.Samples(), func() *counts {
+		fits := r.place(b, all.Last(), s.Kind(), v.Samples(), func() *counts {
 			if !f.matches(s.Name()) {
 				return &r.filtered
 			}
@@ -362,9 +363,6 @@ func (r *round) commit(tx *spool.Tx) error {
 func (f *Forwarder) seal(now time.Time, slots int) (sealed bool, wait time.Duration, err error) {
 	defer f.spool.Hold()() // what is planned with is what is read
 	r := f.newRound(slots)
-	if !f.upstream.Known() { // one item tells the dialect: nothing that matters is sent before
-		return true, 0, f.hello(now)
-	}
 	err = r.render(now)
 	f.notePlan(r.plan)
 	f.draining = r.plan.Since

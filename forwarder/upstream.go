@@ -9,15 +9,23 @@ import (
 	"sluice/spool"
 )
 
-// Flux is a type of upstream: hosted Flux, or the open-source server.
-const Flux = "flux"
+// Types of upstream. Of Flux and Pulse there is a hosted and an open-source server.
+const (
+	Flux    = "flux"
+	Pulse   = "pulse"
+	DataCat = "datacat"
+)
 
 // newUpstream makes the upstream that the options ask for. configs lets no other
 // type through.
 func newUpstream(o Options, c *contact) Upstream {
 	switch o.Type {
 	case Flux:
-		return &flux{contact: c, options: o}
+		return newFlux(o, c)
+	case Pulse:
+		return newPulse(o, c)
+	case DataCat:
+		return newDataCat(o, c)
 	}
 	panic("forwarder: there is no type of upstream " + strconv.Quote(o.Type))
 }
@@ -30,6 +38,7 @@ type contact struct {
 	generation string // of its outbox; sequences begin anew with it
 	dialect    string // "" while it is not known
 	names      names
+	outbox     *spool.Outbox // whose tables an upstream may read
 }
 
 // A Form is how an upstream's batches look.
@@ -37,6 +46,7 @@ type Form struct {
 	Head   string // what a batch's body begins with
 	Events string // the same of a batch of events; "" where the upstream takes none
 	Own    int    // items that Finish adds to a batch that is not of events
+	Tags   int    // most tags of a series; those that become equal are merged. 0: all
 }
 
 // maxBody bounds a batch's body; 4 MiB is what sluice itself takes, and the
@@ -75,6 +85,13 @@ type Upstream interface {
 	// Verdict says what an outcome means for b.
 	Verdict(b *spool.Batch, o outcome, now time.Time) Verdict
 
+	// Note adds to the transaction that acts on a verdict what the upstream has to
+	// remember of it.
+	Note(tx *spool.Tx, b *spool.Batch, v Verdict)
+
+	// Repeats tells what it does to send an item again that may have arrived.
+	Repeats(b *spool.Batch, i spool.Item) repeats
+
 	// Look makes the request that asks whether b, which is in doubt, arrived; nil
 	// if this upstream cannot be asked. Found reads the answer.
 	Look(b *spool.Batch) (*http.Request, error)
@@ -85,12 +102,22 @@ type Upstream interface {
 	Listed(o outcome) finding
 }
 
+// repeats is what an item does that is stored twice.
+type repeats uint8
+
+const (
+	doubles repeats = iota // it counts twice
+	weighs                 // it weighs more in averages: sent again once
+	nothing                // nobody can tell: sent again as often as need be
+)
+
 // finding is what reading back told about a batch in doubt.
 type finding uint8
 
 const (
 	present    finding = iota + 1 // it is there, all of it
 	absent                        // the upstream can be read, and it is not there
+	partial                       // a part of it is there, nobody knows which
 	undefined                     // the upstream does not know the marker, or says so to those who may not read
 	unreadable                    // the upstream does not let itself be read
 	unanswered                    // no answer this time

@@ -29,6 +29,10 @@ type Verdict struct {
 	// Of Delivered: how the upstream counted, and which dialect it answered in.
 	Accepted, Rejected int
 	Dialect            string
+	Session            string // that a DataCat has made
+
+	// Of Again and Held: the session is not there any more.
+	Gone bool
 
 	// Of Again: what the upstream asked for, 0 if nothing.
 	RetryAfter time.Duration
@@ -118,6 +122,30 @@ func judge(o outcome, sent int, now time.Time, count func(body []byte) (accepted
 		}
 	}
 	return v
+}
+
+// pulseRows are the rows of the table in which Pulse differs: its open-source server
+// stores a batch item by item, so that what came before the item it refuses stays
+// stored. Whether there was something the markers tell.
+func pulseRows(v *Verdict) {
+	if v.Is == Refused {
+		v.Is, v.Over, v.Failed = InDoubt, true, true
+	}
+}
+
+// dataCatRows are the rows in which DataCat differs: it answers 404 to a session it
+// does not know, and also when it could not store an item that it has taken already.
+// A 404 of somebody else, such as a proxy, stays what it is.
+func dataCatRows(o outcome, v *Verdict) {
+	if o.err != nil || o.status != http.StatusNotFound {
+		return
+	}
+	switch text := strings.TrimSpace(string(o.body)); {
+	case strings.EqualFold(text, "session not found"):
+		v.Is, v.Gone = Again, true
+	case strings.HasPrefix(text, "failed"):
+		v.Is, v.Over, v.Failed = InDoubt, true, true
+	}
 }
 
 // maxRetryAfter bounds what an upstream may ask for: one that says "in a year"

@@ -3,6 +3,7 @@ package forwarder
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
@@ -66,13 +67,16 @@ func (f *Forwarder) verify(ctx context.Context, header *spool.Batch) time.Durati
 		switch found {
 		case present:
 			f.settle(tx, b, spool.Settlement{To: spool.Delivered, At: now})
+			f.upstream.Note(tx, b, Verdict{Is: Delivered})
 			return f.passed(tx, b, now)
 		case absent:
 			return f.notThere(tx, b, now)
 		case unanswered:
 			tx.State(b.Seq, spool.InDoubt, now.Add(max(f.options.Settle/4, time.Second)), b.Started, b.Attempts)
+		case partial:
+			return f.giveUp(tx, b, "partial", now)
 		default:
-			return f.giveUp(tx, b, now)
+			return f.giveUp(tx, b, "unverified", now)
 		}
 		return nil
 	})
@@ -109,7 +113,7 @@ func (f *Forwarder) held() bool {
 }
 
 func (f finding) String() string {
-	return [...]string{"nothing", "present", "absent", "undefined", "unreadable", "unanswered"}[f]
+	return [...]string{"nothing", "present", "absent", "partial", "undefined", "unreadable", "unanswered"}[f]
 }
 
 // look asks the upstream.
@@ -169,27 +173,28 @@ func (f *Forwarder) settle(tx *spool.Tx, b *spool.Batch, s spool.Settlement) {
 // repeatable tells whether sending a series of that kind again changes nothing.
 func repeatable(k aggregator.Kind) bool { return k == aggregator.Gauge || k == aggregator.Set }
 
-// giveUp settles a batch in doubt that cannot be looked for. Gauges and sets
+// giveUp settles a batch in doubt that cannot be looked for, or of which a part is
+// there; reason says which. Gauges and sets
 // are sent once more, which changes nothing if they had arrived. Counters and
 // distributions are dropped unless the upstream is configured to resend: one
 // lost window is bounded, and doubling, where each attempt may commit and time
 // out, is not.
-func (f *Forwarder) giveUp(tx *spool.Tx, b *spool.Batch, now time.Time) error {
+func (f *Forwarder) giveUp(tx *spool.Tx, b *spool.Batch, reason string, now time.Time) error {
+	if len(b.Items) > 0 && !slices.ContainsFunc(b.Items, func(i spool.Item) bool { return f.upstream.Repeats(b, i) != nothing }) {
+		tx.State(b.Seq, spool.Queued, now, b.Started, b.Attempts)
+		return nil
+	}
 	resent := f.outbox.Get(resentTable, resentKey(b)) != nil
-	harmless := part(f.upstream, b, func(_ int, i spool.Item) bool {
-		return repeatable(aggregator.Kind(i.Kind))
-	})
-	rest := part(f.upstream, b, func(_ int, i spool.Item) bool {
-		return !repeatable(aggregator.Kind(i.Kind))
-	})
-	drop := spool.Settlement{To: spool.Dropped, Reason: "unverified", At: now}
+	harmless := part(f.upstream, b, func(_ int, i spool.Item) bool { return f.upstream.Repeats(b, i) != doubles })
+	rest := part(f.upstream, b, func(_ int, i spool.Item) bool { return f.upstream.Repeats(b, i) == doubles })
+	drop := spool.Settlement{To: spool.Dropped, Reason: reason, At: now}
 	switch {
 	case harmless == nil && rest == nil: // a hello: another one asks
 		f.settle(tx, b, drop)
 		return nil
 	case resent || harmless == nil && !f.options.Resend:
 		f.settle(tx, b, drop)
-		f.log.Error("a batch in doubt cannot be verified and is dropped", "batch", b.Seq, "items", len(b.Items))
+		f.log.Error("a batch in doubt cannot be verified and is dropped", "reason", reason, "batch", b.Seq, "items", len(b.Items))
 		return f.lost(tx, b, now)
 	case rest == nil || f.options.Resend:
 		tx.Put(resentTable, resentKey(b), []byte{1})
@@ -202,6 +207,6 @@ func (f *Forwarder) giveUp(tx *spool.Tx, b *spool.Batch, now time.Time) error {
 	tx.Settle(rest.Seq, drop)
 	f.settle(tx, b, spool.Settlement{To: spool.Replaced, At: now})
 	f.log.Error("a batch in doubt cannot be verified: its gauges and sets are sent again, the rest is dropped",
-		"batch", b.Seq, "dropped", len(rest.Items)-1)
+		"reason", reason, "batch", b.Seq, "dropped", carried(rest))
 	return f.lost(tx, b, now)
 }
