@@ -48,14 +48,11 @@ var _ Upstream = (*dataCat)(nil)
 
 func newDataCat(o Options, c *contact) *dataCat {
 	f := newFlux(o, c)
-	f.object = dataCatObject
+	f.object, f.numbers = dataCatObject, true
 	return &dataCat{flux: f, totals: -1}
 }
 
 func (d *dataCat) Form() Form { return Form{} }
-
-// Members: values are numbers.
-func (d *dataCat) Members() bool { return false }
 
 // Known tells whether there is a session.
 func (d *dataCat) Known() bool { return d.session() != "" }

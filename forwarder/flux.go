@@ -50,6 +50,7 @@ type flux struct {
 	*contact
 	options Options
 	object  objectWriter
+	numbers bool      // values are numbers in every dialect
 	points  []float64 // scratch
 }
 
@@ -64,7 +65,7 @@ func (f *flux) Form() Form { return Form{Head: fluxHead, Events: fluxEvents, Own
 
 func (f *flux) Known() bool { return f.dialect != "" }
 
-func (f *flux) Members() bool { return f.dialect == Hosted }
+func (f *flux) Members() bool { return f.dialect == Hosted && !f.numbers }
 
 func (f *flux) Hello(to *Sheet, at time.Time) {
 	to.begin(0, 0)
@@ -92,8 +93,8 @@ func (f *flux) Render(to *Sheet, b *Bucket, s aggregator.Series, v *aggregator.V
 // the budget allows; else their number.
 func (f *flux) set(to *Sheet, b *Bucket, s aggregator.Series, v *aggregator.Value) {
 	n, exact := v.Unique()
-	if !exact || f.dialect != Hosted || b.Rung.unique && n > b.LargeSet {
-		if !b.Deltas || f.dialect != Hosted { // the number of a part says nothing, but it is all there is
+	if !exact || !f.Members() || b.Rung.unique && n > b.LargeSet {
+		if !b.Deltas || !f.Members() { // the number of a part says nothing, but it is all there is
 			f.item(to, s, b.At, ".unique", aggregator.Gauge, func(dst []byte) []byte { return strconv.AppendUint(dst, n, 10) })
 		}
 		return

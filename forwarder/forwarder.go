@@ -351,6 +351,10 @@ func (f *Forwarder) recover(now time.Time) error {
 			case b.State == spool.Sending:
 				sending++
 				times = append(times, now) // it may have been the last thing the upstream saw
+				if full, err := f.outbox.Load(b.Seq); err == nil && f.harmless(full) {
+					tx.State(b.Seq, spool.Queued, now, b.Started, b.Attempts) // before what comes after it
+					continue
+				}
 				due := min(b.Started.Sub(now), 0) + f.options.Settle
 				tx.State(b.Seq, spool.InDoubt, now.Add(due), b.Started, b.Attempts)
 			case b.Sealed.After(now), b.Started.After(now): // the clock was set back

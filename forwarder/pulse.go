@@ -34,14 +34,11 @@ var _ Upstream = (*pulse)(nil)
 
 func newPulse(o Options, c *contact) *pulse {
 	f := newFlux(o, c)
-	f.object = pulseObject
+	f.object, f.numbers = pulseObject, true
 	return &pulse{f}
 }
 
 func (p *pulse) Form() Form { return Form{Head: fluxHead, Own: 2, Tags: pulseTags} }
-
-// Members: there is no type for sets.
-func (p *pulse) Members() bool { return false }
 
 func (p *pulse) Hello(to *Sheet, at time.Time) {
 	to.begin(0, 0)

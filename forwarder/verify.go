@@ -173,6 +173,11 @@ func (f *Forwarder) settle(tx *spool.Tx, b *spool.Batch, s spool.Settlement) {
 // repeatable tells whether sending a series of that kind again changes nothing.
 func repeatable(k aggregator.Kind) bool { return k == aggregator.Gauge || k == aggregator.Set }
 
+// harmless tells whether nobody can tell that a batch was sent again.
+func (f *Forwarder) harmless(b *spool.Batch) bool {
+	return carried(b) > 0 && !slices.ContainsFunc(b.Items, func(i spool.Item) bool { return f.upstream.Repeats(b, i) != nothing })
+}
+
 // giveUp settles a batch in doubt that cannot be looked for, or of which a part is
 // there; reason says which. Gauges and sets
 // are sent once more, which changes nothing if they had arrived. Counters and
@@ -180,7 +185,7 @@ func repeatable(k aggregator.Kind) bool { return k == aggregator.Gauge || k == a
 // lost window is bounded, and doubling, where each attempt may commit and time
 // out, is not.
 func (f *Forwarder) giveUp(tx *spool.Tx, b *spool.Batch, reason string, now time.Time) error {
-	if len(b.Items) > 0 && !slices.ContainsFunc(b.Items, func(i spool.Item) bool { return f.upstream.Repeats(b, i) != nothing }) {
+	if f.harmless(b) {
 		tx.State(b.Seq, spool.Queued, now, b.Started, b.Attempts)
 		return nil
 	}

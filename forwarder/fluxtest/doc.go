@@ -1,5 +1,5 @@
 // Package fluxtest is a strict fake of the Flux metrics API for tests, in the
-// manner of net/http/httptest.
+// manner of net/http/httptest. By its dialect it is one of Pulse or DataCat, too.
 //
 // The fake does three things at once. It answers like the published (hosted) API
 // or like the open-source (self-hosted) server. It judges every call against the

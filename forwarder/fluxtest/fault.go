@@ -28,6 +28,7 @@ type Fault struct {
 	pace   time.Duration // ... one byte every so long
 	miss   int           // ... its count changed by so much
 	reject int           // ... with the last so many items rejected
+	first  int           // store so many items only
 	status int
 	header http.Header
 	body   string
@@ -94,6 +95,14 @@ func Status(code int) Fault {
 
 // CommitThen stores, then answers the status with a JSON error body.
 func CommitThen(code int) Fault { return Status(code).Committed() }
+
+// PartThen stores the first n items, then answers the status with a JSON error body, as
+// a server does that stores a batch item by item.
+func PartThen(n, code int) Fault {
+	f := Status(code).Committed()
+	f.name, f.first = fmt.Sprintf("%d items then status %d", n, code), n
+	return f
+}
 
 // CommitLater answers the status at once and stores d later, by the server's clock:
 // a proxy that gave up on a server that did not.
@@ -189,7 +198,7 @@ func (s *Server) pick(c *call, r *http.Request) Fault {
 		queue = &s.readFaults
 	}
 	s.mu.Lock()
-	if len(*queue) > 0 && strings.HasPrefix(r.URL.Path, "/api/v1/") {
+	if len(*queue) > 0 && (strings.HasPrefix(r.URL.Path, "/api/v1/") || strings.HasPrefix(r.URL.Path, sessionsPath)) {
 		f := (*queue)[0]
 		*queue = (*queue)[1:]
 		s.mu.Unlock()

@@ -157,12 +157,12 @@ func (s *Server) SetMembers(name string, tags ...string) []string {
 	return slices.Sorted(maps.Keys(all))
 }
 
-// Points returns the values of the distributions of a name that have the tags, in
+// Points returns the values of the distributions (histograms) of a name that have the tags, in
 // the order of storing.
 func (s *Server) Points(name string, tags ...string) []float64 {
 	var vs []float64
 	for _, r := range s.RowsOf(name, tags...) {
-		if r.Type == "distribution" {
+		if r.Type == "distribution" || r.Type == "histogram" {
 			vs = append(vs, r.Value)
 		}
 	}

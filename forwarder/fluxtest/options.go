@@ -19,6 +19,14 @@ const (
 	// bad item or string value fails the whole call with 500, and only the
 	// single-item endpoint creates metric definitions.
 	SelfHosted
+	// PulseHosted is Pulse as published: batches answer as those of Hosted do.
+	PulseHosted
+	// PulseOpen is its open-source server: batches answer 201 {"processed":n}, are
+	// stored item by item at the server's own time, and what came before an item that
+	// fails stays.
+	PulseOpen
+	// DataCat takes single metrics of a session.
+	DataCat
 )
 
 // Options shape a Server. The zero value is a hosted server that knows Key, with
@@ -80,13 +88,22 @@ func (o Options) withDefaults() Options {
 			*v = d
 		}
 	}
+	if o.Dialect == DataCat {
+		def(&o.RequestsPerMinute, 600) // the agent's own budget
+	}
 	def(&o.RequestsPerMinute, 10)
+	if o.Dialect.isPulse() {
+		def(&o.MaxItems, 1000)
+	}
 	def(&o.MaxItems, 500)
 	def(&o.QueriesPerMinute, 60)
 	def(&o.SinglesPerMinute, 60)
 	def(&o.MaxBody, 4<<20)
 	if o.Dialect == Hosted {
 		def(&o.TooLarge, 500)
+	}
+	if o.Dialect == PulseHosted {
+		def(&o.TooLarge, 1000)
 	}
 	if o.Key == "" {
 		o.Key = Key

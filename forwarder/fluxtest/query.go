@@ -24,6 +24,9 @@ func (s *Server) query(c *call, r *http.Request, path string) answer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.catchUpLocked()
+	if s.opts.Dialect.isPulse() {
+		return s.pulseQuery(c, path, q)
+	}
 	rest, ok := strings.CutPrefix(path, "metrics/")
 	switch {
 	case path == "metrics" && selfHosted:

@@ -13,7 +13,7 @@ type Call string
 
 // The kinds of calls.
 const (
-	CallBatch  Call = "batch"  // POST .../batch, the ones that the budget is about
+	CallBatch  Call = "batch"  // POST .../batch, or to a DataCat: those that the budget is about
 	CallSingle Call = "single" // any other POST
 	CallQuery  Call = "query"  // GET below /api/v1
 	CallOther  Call = "other"  // GET /up and unknown paths
@@ -137,6 +137,8 @@ func (s *Server) note(c *call, change func(*Request)) {
 
 func kindOf(r *http.Request) Call {
 	switch {
+	case strings.HasPrefix(r.URL.Path, sessionsPath) && r.Method == http.MethodPost:
+		return CallBatch
 	case !strings.HasPrefix(r.URL.Path, "/api/v1/"):
 		return CallOther
 	case r.Method == http.MethodGet:

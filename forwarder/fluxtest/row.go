@@ -17,6 +17,7 @@ type Row struct {
 	Tags    map[string]string // shared, not to be changed; never nil
 	Request int               // the call that stored it
 	Index   int               // in its batch
+	Session string            // of a DataCat
 
 	committed time.Time // by the server's clock
 }

@@ -23,7 +23,13 @@ type answer struct {
 	events []Event
 	define bool                                 // storing creates definitions
 	count  func(accepted, rejected int) (b any) // the body for other counts; nil when there are none
+
+	text    string // the body of an answer that is not JSON
+	session string // that is made by storing
 }
+
+// sessionsPath is where a DataCat takes everything.
+const sessionsPath = "/api/sessions"
 
 func fail(status int, code, format string, args ...any) answer {
 	body := map[string]any{"error": fmt.Sprintf(format, args...)}
@@ -90,6 +96,9 @@ func (s *Server) read(c *call, r *http.Request) ([]byte, error) {
 // judge checks the headers and gives the right answer.
 func (s *Server) judge(c *call, r *http.Request, body []byte) answer {
 	path, isAPI := strings.CutPrefix(r.URL.Path, "/api/v1/")
+	if s.opts.Dialect == DataCat {
+		path, isAPI = strings.CutPrefix(r.URL.Path, sessionsPath)
+	}
 	if !isAPI {
 		return s.outside(c, r)
 	}
@@ -103,7 +112,7 @@ func (s *Server) judge(c *call, r *http.Request, body []byte) answer {
 	if got := r.Header.Get("User-Agent"); !strings.HasPrefix(got, s.opts.UserAgent) {
 		s.violate(RuleHeader, c.n, -1, "User-Agent is %q, want %s...", got, s.opts.UserAgent)
 	}
-	if r.Method == http.MethodGet {
+	if r.Method == http.MethodGet && s.opts.Dialect != DataCat {
 		return s.query(c, r, path)
 	}
 	if r.Method != http.MethodPost {
@@ -119,13 +128,18 @@ func (s *Server) judge(c *call, r *http.Request, body []byte) answer {
 	if s.opts.MaxBody >= 0 && len(body) > s.opts.MaxBody {
 		return fail(413, "", "Request entity too large")
 	}
-	s.identify(c, r, body)
+	if s.opts.Dialect != DataCat { // there a total is made anew for each request
+		s.identify(c, r, body)
+	}
 	if s.opts.EnforceRate && kindOf(r) == CallBatch {
 		if wait := s.admit(c); wait > 0 {
 			a := fail(429, "", "Rate limit exceeded")
 			a.header = http.Header{"Retry-After": {strconv.Itoa(int((wait + time.Second - 1) / time.Second))}}
 			return a
 		}
+	}
+	if s.opts.Dialect == DataCat {
+		return s.dataCat(c, r, path, body)
 	}
 	return s.write(c, path, body)
 }
@@ -215,12 +229,17 @@ func (s *Server) commit(c *call, a answer) {
 
 // commitLocked stores what the answer carries.
 func (s *Server) commitLocked(c *call, a answer, now time.Time) {
+	if a.session != "" {
+		s.sessions[a.session] = true
+		s.sessionsMade++
+	}
 	if len(a.rows)+len(a.events) == 0 {
 		return
 	}
 	q := &s.requests[c.n-1]
 	q.Stored = len(a.rows) + len(a.events)
-	if q.BatchID != "" {
+	again := s.opts.Dialect == DataCat && a.rows[0].Type != "histogram" // a total or a gauge counts once all the same
+	if q.BatchID != "" && !again {
 		if first, ok := s.committed[q.BatchID]; ok {
 			s.violateLocked(RuleTwice, c.n, -1, "batch %s was stored before, by call %d", q.BatchID, first)
 		} else {
@@ -229,6 +248,9 @@ func (s *Server) commitLocked(c *call, a answer, now time.Time) {
 	}
 	for i := range a.rows {
 		a.rows[i].Request = c.n
+		if s.opts.Dialect == DataCat {
+			s.checkTotalLocked(&a.rows[i])
+		}
 	}
 	for i := range a.events {
 		a.events[i].Request = c.n
@@ -242,6 +264,9 @@ func (s *Server) reply(w http.ResponseWriter, r *http.Request, c *call, a answer
 	var body []byte
 	if a.body != nil {
 		body, _ = json.Marshal(a.body) // strings, maps and finite numbers: cannot fail
+	}
+	if a.text != "" {
+		a.header, body = http.Header{"Content-Type": {"text/plain; charset=utf-8"}}, []byte(a.text)
 	}
 	s.send(w, r, c, a.status, a.header, body, 0)
 }
@@ -292,6 +317,9 @@ func (s *Server) spoil(w http.ResponseWriter, r *http.Request, c *call, f Fault,
 	}
 	if f.miss != 0 && a.count != nil && a.status < 300 {
 		a.body = a.count(max(0, len(a.rows)+len(a.events)+f.miss), 0)
+	}
+	if f.first > 0 {
+		a.rows = a.rows[:min(f.first, len(a.rows))]
 	}
 	switch {
 	case f.store && f.later > 0:

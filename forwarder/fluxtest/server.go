@@ -46,6 +46,11 @@ type Server struct {
 	committed   map[string]int    // Sluice-Batch value → the call that stored it
 	later       []delayed         // by CommitLater
 	ledger      ledger
+
+	// Of a DataCat.
+	sessions     map[string]bool
+	sessionsMade int
+	totals       map[string]float64 // by session and series, the greatest
 }
 
 // New starts a server for a test and closes it at the test's end. Violations fail
@@ -72,6 +77,8 @@ func Start(addr string, opts Options) (*Server, error) {
 		types:     map[string]string{},
 		contents:  map[string]uint64{},
 		committed: map[string]int{},
+		sessions:  map[string]bool{},
+		totals:    map[string]float64{},
 		ledger:    newLedger(opts.KeepRows),
 	}
 	if opts.InProcess {

@@ -32,6 +32,7 @@ const (
 	RuleRedirect     Rule = "redirect"      // a redirect followed
 	RuleTwice        Rule = "twice"         // one Sluice-Batch value stored twice
 	RuleChangedBatch Rule = "changed_batch" // one Sluice-Batch value sent with two contents
+	RuleTotal        Rule = "total"         // a running total that becomes smaller
 	RulePath         Rule = "path"          // unknown path, method or query parameter value
 	RuleListen       Rule = "listen"        // our own: the listener could not be opened again
 )

@@ -32,6 +32,9 @@ func (s *Server) write(c *call, path string, body []byte) answer {
 		s.violate(RuleJSON, c.n, -1, "body %s: %v", show(body), err)
 		return fail(400, "", "Invalid JSON")
 	}
+	if s.opts.Dialect.isPulse() {
+		return s.pulseWrite(c, path, body, now)
+	}
 	switch path {
 	case "metrics":
 		return s.single(c, parseMetric(body, now))
