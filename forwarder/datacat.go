@@ -109,7 +109,12 @@ func histogram(typ aggregator.Kind) string {
 	return typ.String()
 }
 
-func (d *dataCat) Finish(b *spool.Batch) { b.Type, b.URL = DataCat, d.options.URL }
+func (d *dataCat) Finish(b *spool.Batch) {
+	b.Type, b.URL = DataCat, d.options.URL
+	if !asksSession(b) {
+		b.Dialect = "session" // which one is said when the request is made
+	}
+}
 
 func (d *dataCat) Request(b *spool.Batch) (*http.Request, error) {
 	if asksSession(b) {

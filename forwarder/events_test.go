@@ -47,7 +47,7 @@ func TestRenderEventGolden(t *testing.T) {
 	var k aggregator.Key
 	k.Tag([]byte("region"), []byte("e\"u"))
 	k.Tag([]byte("app"), nil)
-	f, sheet := newFlux(Hosted), newSheet(2)
+	f, sheet := fluxOf(Hosted), newSheet(2)
 	for _, e := range []*aggregator.Event{
 		{Name: []byte("order \"placed\"\n"), Time: time.Date(2026, 1, 2, 3, 4, 5, 678_999_999, time.UTC).UnixNano(), Value: -0.1, HasValue: true,
 			Properties: []byte(`{"text":"a\nb","n":[1,{}]}`), Tags: k.AppendTags(nil), UserID: []byte("u"), SessionID: []byte("s"),

@@ -275,7 +275,7 @@ func (f *Forwarder) next(ctx context.Context, now time.Time) time.Duration {
 
 // greet sends a hello, before everything else.
 func (f *Forwarder) greet(ctx context.Context, now time.Time) time.Duration {
-	hello := func(b *spool.Batch) bool { return b.Windows.Empty() }
+	hello := func(b *spool.Batch) bool { return b.Windows.Empty() && b.Dialect == "" }
 	if b, ok := f.outbox.DueOf(now, hello); ok {
 		return f.deliver(ctx, b)
 	}

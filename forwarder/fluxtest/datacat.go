@@ -47,7 +47,7 @@ func (s *Server) dataCat(c *call, r *http.Request, path string, body []byte) ans
 	if it.code != "" {
 		return plain(400, "Invalid request body")
 	}
-	if status := s.poisoned([]item{it}); status != 0 {
+	if status := s.poisoned([]item{it}, nil); status != 0 {
 		return plain(status, "Invalid request body")
 	}
 	if !known {

@@ -68,7 +68,7 @@ func (s *Server) pulseBatch(metrics []item, now time.Time) answer {
 func (s *Server) pulseSingle(c *call, it item) answer {
 	s.note(c, func(q *Request) { q.Items = 1 })
 	s.record(c, []item{it})
-	if status := s.poisoned([]item{it}); status != 0 {
+	if status := s.poisoned([]item{it}, nil); status != 0 {
 		return fail(status, "", "Metric refused")
 	}
 	if it.code != "" {
@@ -182,7 +182,7 @@ func (s *Server) pulseItems(c *call, list []json.RawMessage, now time.Time) answ
 		return fail(400, "batch_too_large", "Batch exceeds %d metrics", limit)
 	}
 	for i, it := range items {
-		status := s.poisoned([]item{it})
+		status := s.poisoned([]item{it}, nil)
 		if status == 0 {
 			continue
 		}
