@@ -1,0 +1,3 @@
+module sluice/packaging/test
+
+go 1.26.0
