@@ -374,7 +374,7 @@ func (a *agent) sayHello() {
 		a.log.Info("no upstream is configured, so metrics stay on this host; set FLUX_API_KEY to deliver them to Flux")
 		return
 	}
-	a.log.Info(fmt.Sprintf("no upstream is configured, so metrics stay on this host; try: printf 'api.requests:1|c' | nc -u -w0 %s %s - and set FLUX_API_KEY to deliver to Flux", host, port))
+	a.log.Info(fmt.Sprintf("no upstream is configured, so metrics stay on this host; try: printf 'api.requests:1|c' | nc -u -w1 %s %s - and set FLUX_API_KEY to deliver to Flux", host, port))
 }
 
 // waiting counts the samples on disk that some upstream is owed, for each
