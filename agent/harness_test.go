@@ -71,6 +71,7 @@ type setup struct {
 	Config   string // an existing file of that configuration
 	Limits   string // further members of aggregate, in YAML's flow form: "max_series: 50"
 	Env      []string
+	Under    []string   // a command that the agent runs under, and that leaves it its process ID
 	Inherit  []*os.File // sockets handed over the way systemd does
 }
 
@@ -135,7 +136,8 @@ func start(t *testing.T, s setup) *daemon {
 		}
 	}
 	d := &daemon{t: t, log: new(logBuffer), exited: make(chan struct{})}
-	d.cmd = exec.Command(path, "run", "--config", file)
+	command := append(s.Under[:len(s.Under):len(s.Under)], path, "run", "--config", file)
+	d.cmd = exec.Command(command[0], command[1:]...)
 	if len(s.Inherit) > 0 {
 		// LISTEN_PID is the agent's own, which nobody knows before it runs.
 		d.cmd = exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=$0 exec "$@"`, fmt.Sprint(len(s.Inherit)), path, "run", "--config", file)
@@ -295,9 +297,10 @@ type agentStatus struct {
 		} `json:"folded"`
 	} `json:"series"`
 	Spool struct {
-		State   string `json:"state"`
-		Detail  string `json:"detail"`
-		LastSeq uint64 `json:"last_seq"`
+		State    string `json:"state"`
+		Detail   string `json:"detail"`
+		LastSeq  uint64 `json:"last_seq"`
+		InMemory int    `json:"windows_in_memory"`
 	} `json:"spool"`
 	Upstreams []struct {
 		State     string `json:"state"`
@@ -396,7 +399,7 @@ func (d *daemon) delivered() {
 	d.until("everything is delivered", func() bool {
 		s := d.status()
 		closed := s.Ledger.sum(func(k intake) uint64 { return k.Windowed })
-		if s.Spool.State != "ok" || s.Ledger.sum(func(k intake) uint64 { return k.Open }) > 0 || d.log.stored() < closed {
+		if s.Spool.State != "ok" || s.Spool.InMemory > 0 || s.Ledger.sum(func(k intake) uint64 { return k.Open }) > 0 || d.log.stored() < closed {
 			return false
 		}
 		s = d.status() // what was stored is in the books by now

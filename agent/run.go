@@ -302,7 +302,10 @@ func (a *agent) keepSpool(ctx context.Context) {
 	for {
 		var err error
 		if a.spool.Attached() {
-			err = a.spool.Maintain(time.Now())
+			waiting := a.spool.Stats().MemoryRecords > 0
+			if err = a.spool.Maintain(time.Now()); waiting {
+				a.wakeDeliveries() // they are on disk now, or it is tried again
+			}
 		} else if err = a.spool.Attach(ctx, time.Now()); err == nil {
 			a.wakeDeliveries()
 		}

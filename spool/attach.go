@@ -28,6 +28,7 @@ func (s *Spool) Attach(ctx context.Context, now time.Time) error {
 	defer s.attaching.Store(false)
 	dir, err := openFolder(s.opt.Dir)
 	if err == nil {
+		dir.unsynced = s.opt.unsynced
 		if err = s.loadLocked(ctx, dir, now); err != nil {
 			dir.close()
 		}
@@ -349,13 +350,14 @@ func (s *Spool) Close() error {
 	s.mu.RLock()
 	x := s.box
 	s.mu.RUnlock()
-	bad := errors.Join(s.tail.close(), s.old.close(), x.close())
-	if bad == nil {
+	if bad := errors.Join(s.tail.close(), s.old.close(), x.close()); bad == nil {
 		s.trustLocked(true)
+	} else { // all that was reported is synced: nothing is lost, and more is checked at the next start
+		s.log.Error("close spool", "error", bad)
 	}
 	s.dir.close()
 	s.detachLocked()
-	return errors.Join(s.unwritten(err), bad)
+	return s.unwritten(err)
 }
 
 func (s *Spool) unwritten(why error) error {

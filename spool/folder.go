@@ -33,6 +33,8 @@ type folder struct {
 	path string
 	root *os.Root
 	lock *os.File
+
+	unsynced bool // see Options
 }
 
 // openFolder makes the folder if need be, and locks it.
@@ -175,6 +177,7 @@ func (d *folder) dbOptions() *bolt.Options {
 		Timeout:      lockTimeout,
 		FreelistType: bolt.FreelistMapType,
 		NoStatistics: true,
+		NoSync:       d.unsynced,
 		OpenFile: func(path string, flag int, mode os.FileMode) (*os.File, error) {
 			return d.root.OpenFile(filepath.Base(path), flag, mode)
 		},

@@ -26,7 +26,11 @@ var t0 = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 func TestMain(m *testing.M) {
 	switch os.Getenv("SPOOL_TEST_CHILD") {
 	case "write":
-		childWrite(os.Args[len(os.Args)-1])
+		childWrite(os.Args[len(os.Args)-1], false)
+	case "write-unsynced":
+		childWrite(os.Args[len(os.Args)-1], true)
+	case "trace":
+		childTrace(os.Args[len(os.Args)-1])
 	case "hold":
 		childHold(os.Args[len(os.Args)-1])
 	default:
@@ -65,8 +69,8 @@ func childHold(dir string) {
 
 // childWrite appends and seals for ever, and prints what was committed after
 // it was.
-func childWrite(dir string) {
-	s := New(Options{Dir: dir, SegmentBytes: 256 << 10, MaxBytes: 64 << 20})
+func childWrite(dir string, unsynced bool) {
+	s := New(Options{Dir: dir, SegmentBytes: 256 << 10, MaxBytes: 24 << 20, unsynced: unsynced})
 	o := s.Outbox("flux")
 	if err := s.Attach(context.Background(), t0); err != nil {
 		fmt.Println("error", err)

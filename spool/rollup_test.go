@@ -245,7 +245,7 @@ func TestRollUpRandom(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	crashes := 0
-	rounds := 5
+	rounds := 3
 	if testing.Short() {
 		rounds = 2
 	}

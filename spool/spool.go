@@ -44,6 +44,7 @@ type Options struct {
 
 	checking func(path string) // tests: called before a file is checked
 	stepping func(step string) // tests: called when RollUp has done a step
+	unsynced bool              // tests: nothing is synced, to see that they find what that costs
 }
 
 // Stats of a Spool, as of the call.
