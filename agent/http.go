@@ -29,6 +29,8 @@ func (a *agent) newRoutes() http.Handler {
 	mux.HandleFunc("GET /metrics", a.serveMetrics)
 	mux.HandleFunc("GET /api/agent/status", a.serveStatus)
 	a.spoolRoutes(mux)
+	mux.HandleFunc("GET /api/agent/metrics", a.serveSizes)
+	mux.HandleFunc("GET /api/agent/tail", a.serveTail)
 	return strict(mux)
 }
 
@@ -98,7 +100,9 @@ func (a *agent) serveReady(w http.ResponseWriter, _ *http.Request) {
 }
 
 // sink opens a way into the aggregator, for good.
-func (a *agent) sink(s aggregator.Spelling) listeners.Sink { return a.aggregator.Intake(s) }
+func (a *agent) sink(s aggregator.Spelling) listeners.Sink {
+	return &tappedSink{a.aggregator.Intake(s), s, &a.tails}
+}
 
 func (a *agent) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, a.status(time.Now()))

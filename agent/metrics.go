@@ -66,6 +66,7 @@ func (a *agent) appendMetrics(dst []byte, now time.Time) []byte {
 	e.one("sluice_start_time_seconds", "gauge", "When the agent was started, in seconds since 1970.", float64(a.started.UnixMilli())/1e3)
 	e.one("sluice_goroutines", "gauge", "Goroutines that exist.", float64(runtime.NumGoroutine()))
 	a.configMetrics(e)
+	e.one("sluice_tails", "gauge", "Who watches samples arrive: sluice tail, capture and the console.", float64(a.tails.count.Load()))
 	a.listenerMetrics(e)
 	a.intakeMetrics(e)
 	a.spoolMetrics(e)

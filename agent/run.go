@@ -59,6 +59,7 @@ type agent struct {
 	rules      listeners.Rules
 	aggregator *aggregator.Aggregator
 	spool      *spool.Spool
+	tails      tails                        // who watches samples arrive
 	api        *listeners.API               // takes what comes over HTTP
 	conns      *listeners.ConnLimit         // of all its listeners
 	passing    *http.Transport              // of calls that are passed on to upstreams
@@ -71,7 +72,8 @@ type agent struct {
 	delivering sync.WaitGroup
 
 	stopping atomic.Bool
-	windows  atomic.Uint64 // closed since the start
+	windows  atomic.Uint64               // closed since the start
+	sizes    atomic.Pointer[[]metricDoc] // of the metrics in the last live window
 
 	early     atomic.Uint64 // windows closed before their time
 	toldEarly time.Time     // when that was logged last; owned by rotate
@@ -120,6 +122,7 @@ func newAgent(file string, cfg configs.Config, logTo io.Writer) (*agent, error) 
 	a.passing = newPassing()
 	a.api = listeners.NewAPI(listeners.APIOptions{Name: "http", Rules: &a.rules, Version: version,
 		Provision: http.HandlerFunc(a.provision), Pulse: http.HandlerFunc(a.passPulse), DataCat: a.dataCat, Log: a.log})
+	a.tails.stopped = make(chan struct{})
 	a.routes = a.newRoutes()
 	a.spool = spool.New(spool.Options{
 		Dir:       cfg.Spool.Dir,
@@ -173,6 +176,7 @@ func (a *agent) run(ctx context.Context) error {
 		a.log.Error("stopping, for a part has ended", "error", failed)
 	}
 	a.stopping.Store(true)
+	a.tails.stop()
 	a.supervisor.stopping()
 	watching.Wait()
 	last := a.now()
@@ -253,6 +257,7 @@ func (a *agent) closeWindows(now time.Time) {
 			a.log.Error("a window could not be stored", "start", w.Start, "error", err)
 		}
 		a.tellWindow(w, seq)
+		a.noteSizes(w)
 		w.Release()
 	}
 	a.tellFolded(stats.Folded)

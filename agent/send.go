@@ -1,13 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"sluice/aggregator"
-	"sluice/configs"
 )
 
 func newSend() *cobra.Command {
@@ -115,49 +111,44 @@ func firstSocket(file string) (string, error) {
 	return "", errors.New("the configuration has no datagram socket to send to (set listen.udp or listen.unixgram, or use --addr)")
 }
 
-// clientConfig reads the configuration for a command that talks to the agent.
-// Whoever does need not be able to read the agent's keys, so no file is opened but
-// the configuration, and variables that only the agent has may be missing.
-func clientConfig(file string) (configs.Config, error) {
-	name := cmp.Or(file, configs.DefaultPath)
-	data, err := os.ReadFile(name)
-	if err != nil && (file != "" || !errors.Is(err, fs.ErrNotExist)) {
-		return configs.Config{}, fmt.Errorf("read configuration: %w", err)
-	}
-	return configs.Parse(name, data, func(name string) (string, bool) {
-		if value, ok := os.LookupEnv(name); ok {
-			return value, true
-		}
-		if name == "FLUX_URL" {
-			return configs.DefaultFluxURL, true
-		}
-		return "unset", true
-	})
-}
-
-// sendDatagram writes line to a socket. UDP has no answer, but the kernel says
-// when nobody listens on an address of this host.
-func sendDatagram(addr, line string) error {
+// dialDatagram opens a socket to send to: host:port, or the path of a Unix one.
+func dialDatagram(addr string) (net.Conn, error) {
 	network, addr := "udp", strings.TrimPrefix(strings.TrimPrefix(addr, "udp:"), "//")
 	if path := strings.TrimPrefix(strings.TrimPrefix(addr, "unixgram:"), "//"); strings.HasPrefix(path, "/") {
 		network, addr = "unixgram", path
 	}
 	conn, err := net.Dial(network, addr)
-	if err == nil {
-		defer conn.Close()
-		_, err = conn.Write([]byte(line))
+	if err != nil {
+		return nil, sendError(addr, err)
 	}
-	if err == nil && network == "udp" {
+	return conn, nil
+}
+
+// sendDatagram writes line to a socket. UDP has no answer, but the kernel says
+// when nobody listens on an address of this host.
+func sendDatagram(addr, line string) error {
+	conn, err := dialDatagram(addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.Write([]byte(line))
+	if err == nil && conn.RemoteAddr().Network() == "udp" {
 		conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 		if _, readErr := conn.Read(make([]byte, 1)); errors.Is(readErr, syscall.ECONNREFUSED) {
 			err = readErr
 		}
 	}
-	switch err = cause(err); {
-	case err == nil:
-		return nil
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOENT):
-		return fmt.Errorf("send to %s: %w (is sluice running? start it with: sluice run)", addr, err)
+	if err != nil {
+		return sendError(conn.RemoteAddr().String(), err)
 	}
-	return fmt.Errorf("send to %s: %w", addr, err)
+	return nil
+}
+
+func sendError(addr string, err error) error {
+	hint := ""
+	if err = cause(err); errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT) {
+		hint = " (is sluice running? start it with: sluice run)"
+	}
+	return fmt.Errorf("send to %s: %w%s", addr, err, hint)
 }

@@ -97,7 +97,7 @@ type socket struct {
 // open opens a socket and does not serve it yet.
 func (a *agent) open(e endpoint) (*socket, error) {
 	s := &socket{endpoint: e, done: make(chan struct{})}
-	o := listeners.PacketOptions{ReceiveBuffer: e.buffer, Readers: e.readers, Naming: listeners.Naming{TagsInNames: true, Rules: &a.rules}, Log: a.log}
+	o := listeners.PacketOptions{ReceiveBuffer: e.buffer, Readers: e.readers, Naming: listeners.Naming{TagsInNames: true, Rules: &a.rules}, Tap: &a.tails.tap, Log: a.log}
 	file, handedOver := a.heir(e)
 	var err error
 	switch {
@@ -210,7 +210,7 @@ func (a *agent) serveHTTP(ctx context.Context, s *socket) error {
 	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(closed)
-		grace, cancel := context.WithTimeout(context.Background(), httpGrace)
+		grace, cancel := context.WithTimeout(a.abort, httpGrace) // at the agent's end shutdown_timeout counts, too
 		defer cancel()
 		if server.Shutdown(grace) != nil {
 			server.Close()

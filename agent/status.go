@@ -49,9 +49,19 @@ type listenerDoc struct {
 }
 
 type seriesDoc struct {
-	Open   int         `json:"open"`
-	Limit  int         `json:"limit"`
-	Folded []foldedDoc `json:"folded"`
+	Open    int         `json:"open"`
+	Limit   int         `json:"limit"`
+	Folded  []foldedDoc `json:"folded"`
+	Biggest []metricDoc `json:"biggest"` // of the last window, at most 10
+}
+
+type metricDoc struct {
+	Name   string  `json:"name"`
+	Kind   string  `json:"kind"`
+	Series int     `json:"series"`
+	Rate   float64 `json:"samples_per_second"`
+	Values int     `json:"values"` // of distributions and sets: what they hold, at most 100 a series
+	Width  float64 `json:"window_seconds"`
 }
 
 type foldedDoc struct {
@@ -150,7 +160,7 @@ func (a *agent) status(now time.Time) statusDoc {
 		Version: version, Started: a.started.UTC(), Ready: a.ready(),
 		Config:    a.configStatus(),
 		Listeners: []listenerDoc{},
-		Series:    seriesDoc{Open: stats.Series, Limit: stats.Limit, Folded: []foldedDoc{}},
+		Series:    seriesDoc{Open: stats.Series, Limit: stats.Limit, Folded: []foldedDoc{}, Biggest: a.biggest(10)},
 		Windows:   windowsDoc{Closed: a.windows.Load(), Interval: a.aggregator.Interval().Seconds()},
 		Spool:     a.spoolStatus(),
 		Upstreams: []upstreamDoc{},

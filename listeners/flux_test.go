@@ -336,6 +336,22 @@ func TestConfiguredTags(t *testing.T) {
 	a.holds("a{env:test}|counter = 1", "b{env:x}|counter = 1", "event e env:test")
 }
 
+// TestDroppedByRule: what the configuration drops is no fault of the client's, who
+// is told nothing, and it is counted.
+func TestDroppedByRule(t *testing.T) {
+	rules := new(Rules)
+	rules.Set(NewRuleSet([]Rule{{Match: "debug.*", Drop: true}, {Match: "*", Class: []Class{{Tag: "status", As: "client_error", Values: []string{"4??"}}}}}, nil))
+	a := newAPITest(t, APIOptions{Rules: rules})
+	status, answer := a.post("/api/v1/metrics/batch", `[{"name":"debug.x","type":"counter"},{"name":"a","type":"counter","tags":{"status":404}}]`)
+	if status >= 300 || strings.Contains(answer, "error") {
+		t.Errorf("status %d, %s", status, answer)
+	}
+	a.holds("a{status:client_error}|counter = 1")
+	if s := a.api.Stats(); s.Samples != 1 || s.Refused[aggregator.DroppedByRule] != 1 {
+		t.Errorf("stats %d samples, %d dropped by rule, want 1 and 1", s.Samples, s.Refused[aggregator.DroppedByRule])
+	}
+}
+
 // TestOverload: when an item cannot be taken for want of room, the answer says
 // that it can be tried again.
 func TestOverload(t *testing.T) {

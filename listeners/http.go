@@ -53,6 +53,7 @@ type API struct {
 	sessions *sessions
 
 	requests, bytes, samples, events, cut atomic.Uint64
+	ruled                                 atomic.Uint64 // items dropped by rules
 	refused                               [Codes]atomic.Uint64
 }
 
@@ -137,6 +138,7 @@ func (a *API) sink() Sink {
 // Stats returns what has been counted so far.
 func (a *API) Stats() Stats {
 	s := Stats{Name: a.options.Name, Packets: a.requests.Load(), Bytes: a.bytes.Load(), Samples: a.samples.Load() + a.events.Load(), TagCut: a.cut.Load()}
+	s.Refused[aggregator.DroppedByRule] = a.ruled.Load()
 	for c := range a.refused {
 		s.Codes[c] = a.refused[c].Load()
 	}
@@ -272,7 +274,10 @@ func (x *exchange) add(now int64, codes []Code) {
 		}
 		s := &x.batch[next]
 		next++
-		if codes[i] = codeOf(s.Refused); codes[i] != Accepted {
+		if s.Refused == aggregator.DroppedByRule { // as was asked for: the client is told that all is well
+			refused++
+			x.api.ruled.Add(1)
+		} else if codes[i] = codeOf(s.Refused); codes[i] != Accepted {
 			refused++
 		} else if s.Flags&aggregator.TagCut != 0 {
 			cut++

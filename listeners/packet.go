@@ -33,6 +33,9 @@ type PacketOptions struct {
 	// Naming says how names and tags are read. It is not changed afterwards.
 	Naming Naming
 
+	// Tap is shown every packet; nil is nobody.
+	Tap *Tap
+
 	// Log is told what an operator should know, never more than a line per cause;
 	// nil discards it.
 	Log *slog.Logger
@@ -247,8 +250,12 @@ func (r *reader) run(ctx context.Context) error {
 // take adds the n datagrams that were received to the sink. It answers when.
 func (r *reader) take(n int) (now int64) {
 	now = time.Now().UnixNano()
+	tap := r.packet.options.Tap.get()
 	for i := range n {
 		packet, truncated := r.in.datagram(i)
+		if tap != nil {
+			tap(r.packet.name, now, packet)
+		}
 		r.tally.packets++
 		r.tally.bytes += uint64(len(packet))
 		r.parser.Start(packet, truncated)
