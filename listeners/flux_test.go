@@ -110,6 +110,8 @@ func TestFluxItems(t *testing.T) {
 		{`{"name":"a","type":"counter","tags":{"k":"` + strings.Repeat("v", 201) + `"}}`, "a{k:" + strings.Repeat("v", 200) + "}|counter = 1"},
 		{`{"name":"a","type":"counter","tags":"k:v"}`, "invalid_tags"},
 		{`{"name":"a","type":"counter","tags":7}`, "invalid_tags"},
+		{`{"name":"a","type":"counter","tags":""}`, "invalid_tags"}, // found by FuzzMetrics, as the next one
+		{`{"name":"a","type":"counter","tags":10}`, "invalid_tags"},
 		{`{"name":"a","type":"counter","tags":["k:v",7]}`, "invalid_tags"},
 		{`{"name":"a","type":"counter","tags":` + tags(101) + `}`, "too_many_tags"},
 

@@ -244,12 +244,14 @@ func (x *exchange) timestamp(raw []byte) (ns int64, code Code) {
 // strings. Their bytes are the sample's spelling, which jsonNaming takes apart.
 func (x *exchange) tags(raw []byte) ([]byte, Code) {
 	switch {
-	case absent(raw), len(raw) == 2: // {} and []
+	case absent(raw):
+		return nil, Accepted
+	case raw[0] != '{' && raw[0] != '[':
+		return nil, InvalidTags
+	case len(raw) == 2: // {} and []
 		return nil, Accepted
 	case raw[0] == '{':
 		return raw, Accepted
-	case raw[0] != '[':
-		return nil, InvalidTags
 	}
 	x.inner.ResetBytes(raw)
 	good := true
