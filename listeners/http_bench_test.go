@@ -58,8 +58,8 @@ func TestBatchDoesNotAllocate(t *testing.T) {
 	for range 300 { // distributions become sketches, and those find their size
 		run()
 	}
-	if got := testing.AllocsPerRun(100, run); got > 2 {
-		t.Errorf("%v allocations for a batch of 500 items, want at most 2", got)
+	if got := testing.AllocsPerRun(100, run); got > 5 {
+		t.Errorf("%v allocations for a batch of 500 items, want at most 5", got)
 	}
 }
 
