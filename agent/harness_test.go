@@ -168,7 +168,7 @@ func start(t *testing.T, s setup) *daemon {
 			d.udp = addr
 		case kind == "unixgram":
 			d.unix = addr
-		case kind == "http" && d.http == "":
+		case kind == "http" && d.http == "" && !strings.HasPrefix(addr, "unix:"):
 			d.http = "http://" + addr
 		}
 	}

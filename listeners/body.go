@@ -2,7 +2,6 @@ package listeners
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -68,6 +67,11 @@ func (b *buffer) grow(shared *budget) bool {
 	if size >= MaxBody {
 		size = MaxBody + 1
 	}
+	return b.resize(size, shared)
+}
+
+// resize makes room for size bytes in all.
+func (b *buffer) resize(size int, shared *budget) bool {
 	if size > smallBody {
 		if !shared.take(size - b.taken) {
 			return false
@@ -128,16 +132,36 @@ func (x *exchange) read(r *http.Request) Code {
 	return Accepted
 }
 
-// inflate replaces x.json by what it holds compressed.
+// likelyBody is how long bodies commonly are once they are inflated.
+const likelyBody = 512 << 10
+
+// inflate replaces x.json by what it holds compressed. What is longer than bodies
+// commonly are is measured before there is memory for it: a bomb takes none.
 func (x *exchange) inflate() Code {
+	if len(x.json) == 0 { // no body is no gzip, and no fault
+		return Accepted
+	}
 	x.compressed.Reset(x.json)
 	err := x.gzip.Reset(&x.compressed)
-	code := Accepted
-	if err == nil {
-		code, err = x.plain.readFrom(&x.gzip, &x.api.bodies)
+	if err != nil {
+		return InvalidJSON
 	}
-	if errors.Is(err, io.EOF) && len(x.json) == 0 { // no body at all is no gzip, and no fault
-		err, x.plain.b = nil, x.plain.b[:0]
+	code, err := x.plain.readFrom(io.LimitReader(&x.gzip, likelyBody), &x.api.bodies)
+	if err == nil && code == Accepted && len(x.plain.b) == likelyBody {
+		rest, err := io.Copy(io.Discard, io.LimitReader(&x.gzip, MaxBody-likelyBody+1))
+		switch {
+		case err != nil:
+			return InvalidJSON
+		case rest > MaxBody-likelyBody:
+			return BodyTooLarge
+		}
+		x.plain.b = x.plain.b[:0]
+		if !x.plain.resize(likelyBody+int(rest)+1, &x.api.bodies) { // and one to meet the end in
+			return Overloaded
+		}
+		x.compressed.Reset(x.json)
+		x.gzip.Reset(&x.compressed) // went well before
+		code, err = x.plain.readFrom(&x.gzip, &x.api.bodies)
 	}
 	if err != nil {
 		return InvalidJSON

@@ -18,11 +18,17 @@ const (
 	MaxConnsOfPeer = 64 // of one user on a Unix socket, of one address beyond loopback
 )
 
+// patience is how long a connection may keep the server waiting before it can be
+// evicted: longer than it takes a client that means well to send its request after
+// it has connected, and so short that 10,000 connections that say nothing are
+// through in ten seconds.
+const patience = 250 * time.Millisecond
+
 // A ConnLimit bounds the connections of a server, over all its listeners. When
 // there are too many, the one goes that has kept the server waiting longest, for
 // a request's first byte or its last: so thousands of connections that never say
-// anything keep nobody out. Only when every one is being worked for do new ones
-// wait, in the kernel's queue.
+// anything keep nobody out. While none has for as long as patience, new ones
+// wait in the kernel's queue; those of a peer that has too many are closed.
 //
 //	waiting ──request──▶ working ──answer──▶ waiting
 //	   └──────── evicted, closed ◀─────────────┘
@@ -136,22 +142,30 @@ func (l *ConnLimit) admit(from *limitedListener, inner net.Conn) *conn {
 	c := &conn{Conn: inner, limit: l, peer: peerOf(inner), since: time.Now()}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c.peer != "" && !l.evictLocked(l.mostOfPeer, c.peer) {
-		return nil // one peer must not keep the others waiting
+	if c.peer != "" {
+		if ok, _ := l.evictLocked(l.mostOfPeer, c.peer); !ok {
+			return nil // one peer must not keep the others waiting
+		}
 	}
-	for !l.evictLocked(l.most, "") {
-		if from.closed {
+	for {
+		ok, wait := l.evictLocked(l.most, "")
+		switch {
+		case ok:
+			c.since = time.Now()
+			l.conns[c] = struct{}{}
+			return c
+		case from.closed:
 			return nil
 		}
+		again := time.AfterFunc(wait, l.free.Broadcast)
 		l.free.Wait()
+		again.Stop()
 	}
-	l.conns[c] = struct{}{}
-	return c
 }
 
-// evictLocked leaves less than most connections, of peer if one is named. It
-// answers false when that many are being worked for.
-func (l *ConnLimit) evictLocked(most int, peer string) bool {
+// evictLocked leaves less than most connections, of peer if one is named. When it
+// cannot, it answers after how long to try again.
+func (l *ConnLimit) evictLocked(most int, peer string) (ok bool, wait time.Duration) {
 	n := 0
 	var oldest *conn
 	for c := range l.conns {
@@ -163,15 +177,18 @@ func (l *ConnLimit) evictLocked(most int, peer string) bool {
 		}
 	}
 	if n < most {
-		return true
+		return true, 0
 	}
 	if oldest == nil {
-		return false
+		return false, patience
+	}
+	if wait = patience - time.Since(oldest.since); wait > 0 {
+		return false, wait
 	}
 	delete(l.conns, oldest)
 	l.evicted++
 	oldest.Conn.Close()
-	return true
+	return true, 0
 }
 
 // A conn is a connection that counts.

@@ -82,7 +82,7 @@ func TestConnLimitEvictsWhoWaitsLongest(t *testing.T) {
 	used = dial(t, "tcp", addr)
 	opened(3)
 	ask(used)
-	ask(dial(t, "tcp", addr)) // the 4th
+	ask(dial(t, "tcp", addr)) // the 4th, which waits until the first has waited long enough
 	if !gone(t, silent) {
 		t.Error("the connection that never said anything is still open")
 	}
@@ -149,8 +149,12 @@ func TestEvictedRequestIsNotTaken(t *testing.T) {
 	a, b := net.Pipe()
 	defer b.Close()
 	c := limit.admit(&limitedListener{}, a)
+	began := time.Now()
 	if limit.admit(&limitedListener{}, b) == nil {
 		t.Fatal("a waiting connection is not evicted")
+	}
+	if took := time.Since(began); took < patience/2 {
+		t.Errorf("it was evicted after %v, want it to have %v", took, patience)
 	}
 	if c.work() {
 		t.Error("an evicted connection may be worked for")
@@ -191,6 +195,7 @@ func TestHTTPOverUnix(t *testing.T) {
 			if resp.StatusCode != 200 {
 				t.Errorf("status %d, want 200 whatever the Host is", resp.StatusCode)
 			}
+			time.Sleep(2 * patience) // it waits, and so may be evicted
 		}
 		open, evicted := limit.Stats()
 		if userOf(conns[0].(*net.UnixConn)) == "" {
