@@ -108,6 +108,10 @@ func (a *agent) listenerMetrics(e *exposition) {
 		}
 	}
 	each("sluice_tag_cut_total", "counter", "Lines taken with a tag cut to its limit.", func(s listeners.Stats) float64 { return float64(s.TagCut) })
+	open, evicted := a.conns.Stats()
+	e.one("sluice_http_connections", "gauge", "HTTP connections that are open.", float64(open))
+	e.one("sluice_http_evicted_total", "counter", "HTTP connections closed to make room for others.", float64(evicted))
+	e.one("sluice_datacat_sessions", "gauge", "Sessions of DataCat programs that are known.", float64(a.api.Sessions()))
 	each("sluice_kernel_dropped_total", "counter", "Datagrams the kernel dropped because the receive buffer was full.", func(s listeners.Stats) float64 { return float64(s.KernelDropped) })
 	each("sluice_receive_buffer_bytes", "gauge", "Receive buffer the kernel granted.", func(s listeners.Stats) float64 { return float64(s.ReceiveBuffer) })
 }

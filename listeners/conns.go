@@ -11,24 +11,29 @@ import (
 )
 
 // Bounds of the connections that are open at once: each takes a descriptor, of
-// which a process has 1,024 by default and the spool needs a few. All loopback
-// clients over TCP have one address and no user, so those are bounded together.
+// which a process has 1,024 by default and the spool needs a few. Clients that keep
+// connections have up to twice as many as requests under way. All loopback clients
+// over TCP have one address and no user, so those are bounded together.
 const (
-	MaxConns       = 256
+	MaxConns       = 512
 	MaxConnsOfPeer = 64 // of one user on a Unix socket, of one address beyond loopback
 )
 
-// patience is how long a connection may keep the server waiting before it can be
-// evicted: longer than it takes a client that means well to send its request after
-// it has connected, and so short that 10,000 connections that say nothing are
-// through in ten seconds.
-const patience = 250 * time.Millisecond
+// How long a connection may keep the server waiting before it can be evicted. A
+// client that means well sends its request at once when it has connected, and
+// 10,000 connections that say nothing must be through in seconds; one that had
+// an answer already is a client, and may be slow because the machine is.
+const (
+	patience       = 250 * time.Millisecond
+	patienceServed = 2 * time.Second
+)
 
 // A ConnLimit bounds the connections of a server, over all its listeners. When
 // there are too many, the one goes that has kept the server waiting longest, for
-// a request's first byte or its last: so thousands of connections that never say
-// anything keep nobody out. While none has for as long as patience, new ones
-// wait in the kernel's queue; those of a peer that has too many are closed.
+// a request's first byte or its last, and of those that never had an answer first:
+// so thousands of connections that never say anything keep nobody out. While none
+// has waited for long, new ones wait in the kernel's queue; those of a peer that
+// has too many are closed.
 //
 //	waiting ──request──▶ working ──answer──▶ waiting
 //	   └──────── evicted, closed ◀─────────────┘
@@ -69,7 +74,7 @@ func (l *ConnLimit) Wrap(next http.Handler) http.Handler {
 		if !c.work() {
 			panic(http.ErrAbortHandler) // closed while the request came in: nothing of it may be taken
 		}
-		defer c.wait()
+		defer c.answered()
 		next.ServeHTTP(w, r)
 	})
 }
@@ -166,28 +171,35 @@ func (l *ConnLimit) admit(from *limitedListener, inner net.Conn) *conn {
 // evictLocked leaves less than most connections, of peer if one is named. When it
 // cannot, it answers after how long to try again.
 func (l *ConnLimit) evictLocked(most int, peer string) (ok bool, wait time.Duration) {
-	n := 0
-	var oldest *conn
+	n, now := 0, time.Now()
+	var worst *conn
+	wait = patience
 	for c := range l.conns {
 		if peer != "" && c.peer != peer {
 			continue
 		}
-		if n++; !c.working && (oldest == nil || c.since.Before(oldest.since)) {
-			oldest = c
+		if n++; c.working {
+			continue
+		}
+		may := patience
+		if c.served {
+			may = patienceServed
+		}
+		if left := may - now.Sub(c.since); left > 0 {
+			wait = min(wait, left)
+		} else if worst == nil || worst.served && !c.served || worst.served == c.served && c.since.Before(worst.since) {
+			worst = c
 		}
 	}
-	if n < most {
+	switch {
+	case n < most:
 		return true, 0
-	}
-	if oldest == nil {
-		return false, patience
-	}
-	if wait = patience - time.Since(oldest.since); wait > 0 {
+	case worst == nil:
 		return false, wait
 	}
-	delete(l.conns, oldest)
+	delete(l.conns, worst)
 	l.evicted++
-	oldest.Conn.Close()
+	worst.Conn.Close()
 	return true, 0
 }
 
@@ -197,7 +209,8 @@ type conn struct {
 	limit *ConnLimit
 	peer  string // who is at the other end, as far as that is told; "" is not
 
-	working bool      // guarded by limit.mu, as is since
+	working bool      // guarded by limit.mu, as are the next two
+	served  bool      // it had an answer
 	since   time.Time // when it began to wait
 }
 
@@ -223,6 +236,17 @@ func (c *conn) wait() {
 	c.working, c.since = false, time.Now()
 	c.limit.mu.Unlock()
 	c.limit.free.Signal()
+}
+
+// answered says that a request is done with.
+func (c *conn) answered() {
+	if c == nil {
+		return
+	}
+	c.limit.mu.Lock()
+	c.served = true
+	c.limit.mu.Unlock()
+	c.wait()
 }
 
 func (c *conn) Close() error {

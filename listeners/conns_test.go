@@ -195,7 +195,7 @@ func TestHTTPOverUnix(t *testing.T) {
 			if resp.StatusCode != 200 {
 				t.Errorf("status %d, want 200 whatever the Host is", resp.StatusCode)
 			}
-			time.Sleep(2 * patience) // it waits, and so may be evicted
+			time.Sleep(patienceServed + patience) // it waits, and so may be evicted
 		}
 		open, evicted := limit.Stats()
 		if userOf(conns[0].(*net.UnixConn)) == "" {

@@ -51,6 +51,13 @@ func newSessions() *sessions {
 	return s
 }
 
+// Sessions returns how many sessions of DataCat's programs are known.
+func (a *API) Sessions() int {
+	a.sessions.mu.Lock()
+	defer a.sessions.mu.Unlock()
+	return len(a.sessions.byID)
+}
+
 // newSessionID returns a random UUID (RFC 9562, version 4).
 func newSessionID() string {
 	var b [16]byte
