@@ -303,9 +303,13 @@ const spoolRetry = 5 * time.Second
 // keepSpool opens the spool, as soon as it can be opened, and keeps it in
 // order until ctx is done. Until then windows wait in memory.
 func (a *agent) keepSpool(ctx context.Context) {
-	last := ""
+	last, told, checked := "", map[string]int64{}, time.Now()
 	for {
 		var err error
+		if time.Since(checked) >= time.Minute {
+			a.checkBooks(told)
+			checked = time.Now()
+		}
 		if a.spool.Attached() {
 			waiting := a.spool.Stats().MemoryRecords > 0
 			if err = a.spool.Maintain(time.Now()); waiting {

@@ -87,6 +87,7 @@ type spoolDoc struct {
 	LastSeq     uint64     `json:"last_seq"`
 	Quarantined int        `json:"quarantined"`
 	InMemory    int        `json:"windows_in_memory"`
+	Gap         *gapDoc    `json:"gap"` // of windows that left memory before they could be stored
 }
 
 type upstreamDoc struct {
@@ -104,7 +105,14 @@ type upstreamDoc struct {
 	LastError    string            `json:"last_error"`
 	Isolating    int               `json:"isolating"` // refused batches that are being searched
 	DeadLetters  int               `json:"dead_letters"`
+	Gaps         map[string]gapDoc `json:"gaps"` // by the reason of what was dropped
 	Ledger       upstreamLedgerDoc `json:"ledger"`
+}
+
+// gapDoc tells from when to when the windows were of which something was dropped.
+type gapDoc struct {
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
 }
 
 type budgetDoc struct {
@@ -217,8 +225,12 @@ func listenerStatus(s listeners.Stats) listenerDoc {
 
 func (a *agent) spoolStatus() spoolDoc {
 	s := a.spool.Stats()
-	return spoolDoc{Dir: a.now().config.Spool.Dir, State: s.State, Detail: s.Detail, Segments: s.Segments, Bytes: s.Bytes,
+	doc := spoolDoc{Dir: a.now().config.Spool.Dir, State: s.State, Detail: s.Detail, Segments: s.Segments, Bytes: s.Bytes,
 		Oldest: optional(s.Oldest), LastSeq: s.LastSeq, Quarantined: s.Quarantined, InMemory: s.MemoryRecords}
+	if s.MemoryGap != (spool.Span{}) {
+		doc.Gap = &gapDoc{s.MemoryGap.From.UTC(), s.MemoryGap.To.UTC()}
+	}
+	return doc
 }
 
 func optional(t time.Time) *time.Time {
@@ -256,9 +268,36 @@ func (a *agent) upstreamStatus(from *delivery, now time.Time) upstreamDoc {
 		Backlog: backlogDoc{Windows: s.Behind, Width: s.BacklogWidth.Seconds()}, CatchUp: s.Drained.Seconds(),
 		Budget:  budgetDoc{RequestsUsed: s.RequestsUsed, RequestsAllowed: s.RequestsAllowed, ItemsUsed: s.ItemsUsed, ItemsAllowed: s.ItemsAllowed},
 		Pending: a.pending(box), LastDelivery: optional(s.LastDelivery), LastError: s.LastError, Isolating: s.Isolating, DeadLetters: box.DeadCount(),
+		Gaps:   gaps(ledger.Gaps),
 		Ledger: upstreamLedger(ledger, s.State == "held"),
 	}
 	return d
+}
+
+func gaps(spans map[string]spool.Span) map[string]gapDoc {
+	docs := map[string]gapDoc{}
+	for reason, s := range spans {
+		docs[reason] = gapDoc{s.From.UTC(), s.To.UTC()}
+	}
+	return docs
+}
+
+// checkBooks logs when a ledger begins not to add up, or does so by another
+// amount. told has what was logged last, by ledger.
+func (a *agent) checkBooks(told map[string]int64) {
+	check := func(ledger string, wrong int64) {
+		if wrong != told[ledger] {
+			a.log.Error("the books do not balance; report it", "ledger", ledger, "conservation_error", wrong)
+		}
+		told[ledger] = wrong
+	}
+	wrong, _ := a.intakeLedger(a.aggregator.Stats())["conservation_error"].(int64)
+	check("intake", wrong)
+	for _, name := range a.spool.Outboxes() {
+		if box, ok := a.spool.Find(name); ok {
+			check(name, box.Ledger().ConservationError)
+		}
+	}
 }
 
 // pending counts what an upstream is still owed.

@@ -353,6 +353,7 @@ func (r *round) commit(tx *spool.Tx) error {
 	for reason, samples := range map[string]counts{"damaged": r.damaged, "outbox_lost": r.doubtful, "superseded": r.superseded, overBudget: r.overBudget} {
 		if samples != (counts{}) {
 			tx.Dropped(reason, samples)
+			tx.Gap(reason, r.windows)
 		}
 	}
 	return nil

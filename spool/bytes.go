@@ -110,6 +110,14 @@ func (r *reader) u16() uint16 {
 	return 0
 }
 
+// more16 is u16 where an earlier release may have written no more: then 0.
+func (r *reader) more16() uint16 {
+	if len(r.b) == 0 {
+		return 0
+	}
+	return r.u16()
+}
+
 func (r *reader) u32() uint32 {
 	if v := r.take(4); v != nil {
 		return be.Uint32(v)

@@ -271,6 +271,9 @@ func (tx *Tx) forgo(upTo uint64, reason string) {
 	for k := range lost {
 		lost[k] -= sealed[k]
 	}
+	for _, r := range st.pending {
+		tx.Gap(reason, Range{max(r.From, gone.From), min(r.To, gone.To)})
+	}
 	st.pending = p
 	tx.Dropped(reason, lost)
 }

@@ -1,6 +1,9 @@
 package spool
 
-import "math/bits"
+import (
+	"math/bits"
+	"time"
+)
 
 // Amount counts the same thing in two ways: the samples that rode on items,
 // and the items themselves.
@@ -29,6 +32,23 @@ func (a *Amounts) addSamples(n [Kinds]uint64) {
 	}
 }
 
+// Span is a stretch of time; the zero value is none.
+type Span struct{ From, To time.Time }
+
+// with is the shortest that holds both.
+func (s Span) with(o Span) Span {
+	if s.From.IsZero() || !o.From.IsZero() && o.From.Before(s.From) {
+		s.From = o.From
+	}
+	if o.To.After(s.To) {
+		s.To = o.To
+	}
+	return s
+}
+
+// span is the time of a record.
+func (m *Meta) span() Span { return Span{m.Start, m.end()} }
+
 // Ledger is the account of one upstream. In samples, per kind:
 //
 //	Windowed = Pending + Queued + Sending + InDoubt + Delivered + Dead + Filtered + the sum of Dropped
@@ -51,6 +71,7 @@ type Ledger struct {
 	Dead      Amounts
 	Filtered  Amounts            // not for this upstream, by its only/except; no items
 	Dropped   map[string]Amounts // by reason
+	Gaps      map[string]Span    // from when to when the windows were of which something was dropped, by reason, where that is known
 
 	// ConservationError is the sum of the absolute differences of both
 	// equations over all kinds. Anything but 0 is a fault in this program.

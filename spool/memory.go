@@ -30,6 +30,7 @@ type memory struct {
 	records []record
 	first   uint64        // how many have left: tells one first record from another
 	dropped [Kinds]uint64 // samples
+	gap     Span          // of the records dropped
 }
 
 func (m *memory) push(rec record) {
@@ -37,6 +38,7 @@ func (m *memory) push(rec record) {
 	m.bytes += rec.bytes
 	for m.bytes > m.limit && len(m.records) > 0 {
 		addTo(&m.dropped, &m.records[0].meta.Samples)
+		m.gap = m.gap.with(m.records[0].meta.span())
 		m.pop()
 	}
 }

@@ -67,6 +67,7 @@ type Stats struct {
 	MemoryRecords int
 	MemoryBytes   int64
 	MemoryDropped [Kinds]uint64 // samples, since New
+	MemoryGap     Span          // of the records they were in
 }
 
 // Spool is the log of records and the outboxes. Its methods may be called
@@ -332,7 +333,7 @@ func (s *Spool) Stats() Stats {
 	if len(s.index) > 0 {
 		st.Oldest = s.index[0].Start
 	}
-	st.MemoryRecords, st.MemoryBytes, st.MemoryDropped = len(s.memory.records), s.memory.bytes, s.memory.dropped
+	st.MemoryRecords, st.MemoryBytes, st.MemoryDropped, st.MemoryGap = len(s.memory.records), s.memory.bytes, s.memory.dropped, s.memory.gap
 	return st
 }
 

@@ -28,6 +28,7 @@ type state struct {
 	dead      Amounts
 	filtered  Amounts
 	dropped   map[string]Amounts
+	gaps      map[string]Span
 
 	heads    []head // ascending
 	letters  []letter
@@ -43,7 +44,7 @@ type letter struct {
 func newState(p Pending, next uint64) *state {
 	return &state{
 		since: p[0].From, read: next, nextBatch: 1, nextDead: 1, pending: p,
-		dropped: map[string]Amounts{}, tables: map[string]map[string][]byte{},
+		dropped: map[string]Amounts{}, gaps: map[string]Span{}, tables: map[string]map[string][]byte{},
 	}
 }
 
@@ -51,7 +52,7 @@ func newState(p Pending, next uint64) *state {
 func (st *state) clone() *state {
 	c := *st
 	c.heads = slices.Clone(st.heads)
-	c.dropped = maps.Clone(st.dropped)
+	c.dropped, c.gaps = maps.Clone(st.dropped), maps.Clone(st.gaps)
 	return &c
 }
 
@@ -131,7 +132,7 @@ func (st *state) reconcile(x index) {
 
 // ledger adds up the account as of now; records beyond read are in it.
 func (st *state) ledger(x index) Ledger {
-	l := Ledger{Delivered: st.delivered, Dead: st.dead, Filtered: st.filtered, Dropped: maps.Clone(st.dropped)}
+	l := Ledger{Delivered: st.delivered, Dead: st.dead, Filtered: st.filtered, Dropped: maps.Clone(st.dropped), Gaps: maps.Clone(st.gaps)}
 	l.Windowed.addSamples(st.windowed)
 	l.Windowed.addSamples(x.samples(st.read))
 	l.Pending.addSamples(x.pending(st.pending, Open))
@@ -200,6 +201,11 @@ func (st *state) encodeLedger() []byte {
 		a := st.dropped[reason]
 		v = appendAmounts(appendText(v, reason), &a)
 	}
+	v = be.AppendUint16(v, uint16(len(st.gaps)))
+	for _, reason := range slices.Sorted(maps.Keys(st.gaps)) {
+		v = appendText(v, reason)
+		v = appendTime(appendTime(v, st.gaps[reason].From), st.gaps[reason].To)
+	}
 	return closed([]byte(ledgerKey), v)
 }
 
@@ -231,7 +237,7 @@ func decodeState(state_, ledger, requests []byte) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := &state{dropped: map[string]Amounts{}, tables: map[string]map[string][]byte{}}
+	st := &state{dropped: map[string]Amounts{}, gaps: map[string]Span{}, tables: map[string]map[string][]byte{}}
 	for _, n := range []*uint64{&st.since, &st.read, &st.doubt, &st.nextBatch, &st.nextDead, &st.deadLost} {
 		*n = r.u64()
 	}
@@ -253,6 +259,13 @@ func decodeState(state_, ledger, requests []byte) (*state, error) {
 	for range r.u16() {
 		reason := string(r.text())
 		st.dropped[reason] = r.amounts()
+		if r.bad {
+			return nil, errShort
+		}
+	}
+	for n := r.more16(); n > 0; n-- {
+		reason := string(r.text())
+		st.gaps[reason] = Span{r.time(), r.time()}
 		if r.bad {
 			return nil, errShort
 		}

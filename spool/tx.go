@@ -165,12 +165,14 @@ func (tx *Tx) Settle(seq uint64, s Settlement) {
 		part := share(rest, uint64(s.Rejected))
 		rest.sub(part)
 		tx.st.drop("rejected", part)
+		tx.gapOf("rejected", h)
 	}
 	switch s.To {
 	case Delivered:
 		tx.st.delivered.add(rest)
 	case Dropped:
 		tx.st.drop(s.Reason, rest)
+		tx.gapOf(s.Reason, h)
 	case Dead:
 		tx.st.dead.add(rest) // items whose content could not be read any more
 	case Replaced:
@@ -273,6 +275,26 @@ func (tx *Tx) Dropped(reason string, samples [Kinds]uint64) {
 	var a Amounts
 	a.addSamples(samples)
 	tx.st.drop(reason, a)
+}
+
+// Gap notes that something of the records in r was dropped for a reason, so that
+// the ledger can say from when to when. Settle does so by itself.
+func (tx *Tx) Gap(reason string, r Range) {
+	s := tx.o.s
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, l := range s.index[s.index.after(r.From):max(s.index.after(r.To), s.index.after(r.From))] {
+		tx.st.gaps[reason] = tx.st.gaps[reason].with(l.span())
+	}
+}
+
+// gapOf is Gap for a batch; when its records are gone, it was sealed soon after
+// them.
+func (tx *Tx) gapOf(reason string, h *head) {
+	before := tx.st.gaps[reason]
+	if tx.Gap(reason, h.Windows); tx.st.gaps[reason] == before && !h.Sealed.IsZero() {
+		tx.st.gaps[reason] = before.with(Span{h.Sealed, h.Sealed})
+	}
 }
 
 // Filtered is Dropped for what this upstream is not meant to get.
