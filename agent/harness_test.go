@@ -263,7 +263,16 @@ var localClient = &http.Client{
 
 // get reads a page of the agent's API; status 0 means that there was no answer.
 func (d *daemon) get(path string) (status int, body string) {
-	resp, err := localClient.Get(d.http + path)
+	req, err := http.NewRequest(http.MethodGet, d.http+path, nil)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return call(req)
+}
+
+// call makes one request; status 0 means that there was no answer.
+func call(req *http.Request) (status int, body string) {
+	resp, err := localClient.Do(req)
 	if err != nil {
 		return 0, err.Error()
 	}

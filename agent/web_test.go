@@ -35,16 +35,7 @@ func (d *daemon) post(path, body string, headers ...string) (status int, answer 
 		name, value, _ := strings.Cut(h, "=")
 		req.Header.Set(name, value)
 	}
-	resp, err := localClient.Do(req)
-	if err != nil {
-		return 0, err.Error()
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return 0, err.Error()
-	}
-	return resp.StatusCode, string(b)
+	return call(req)
 }
 
 // TestPublishedExamples sends what the published pages of Flux, Pulse and DataCat
@@ -54,7 +45,7 @@ func TestPublishedExamples(t *testing.T) {
 	flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499}))
 	d := start(t, setup{Flux: flux.URL})
 	const key = "Authorization=Bearer sk_live_xxx" // the page's own, which goes nowhere
-	for _, call := range []struct {
+	for _, example := range []struct {
 		path, body string
 		status     int
 	}{
@@ -64,7 +55,7 @@ func TestPublishedExamples(t *testing.T) {
 		{"/api/v1/metrics", `{ "name": "response_time", "type": "distribution", "value": 145.2 }`, 201},
 		{"/api/v1/metrics", `{ "name": "daily_active_users", "type": "set", "value": "user_123" }`, 201},
 		{"/flux/api/v1/metrics/batch", `{"metrics": [{ "name": "users.online", "type": "gauge", "value": 234 },{ "name": "api.requests", "type": "counter", "value": 1 },{ "name": "response_time", "type": "distribution", "value": 145.2 }]}`, 201},
-		{"/api/v1/flux/batch", `{"events": [],"metrics": [{ "name": "orders.count", "type": "counter", "value": 1 }]}`, 201},
+		{"/api/v1/flux/batch", `{"events": [{ "name": "order.placed", "value": 99.99 }],"metrics": [{ "name": "orders.count", "type": "counter", "value": 1 }]}`, 201},
 		{"/pulse/api/v1/metrics", `{"name": "queue_size","value": 42,"type": "gauge","tags": {"queue": "default"}}`, 201},
 		{"/pulse/api/v1/metrics/batch", `{"metrics": [{"name": "queue_size","value": 42,"type": "gauge","tags": { "queue": "default" }},{"name": "queue_size","value": 15,"type": "gauge","tags": { "queue": "priority" }},{"name": "jobs_processed","value": 100,"type": "counter"}]}`, 201},
 		{"/api/v1/metrics", `{"name": "active_users","value": 150,"kind": "gauge"}`, 201}, // as the SDK sends it
@@ -72,8 +63,8 @@ func TestPublishedExamples(t *testing.T) {
 		{"/api/v1/metrics", `{ "name": "users.online", "type": "level", "value": 234 }`, 400},
 		{"/api/v1/metrics", `{ "name": "users.online", "type": "gauge", "value": "many" }`, 400},
 	} {
-		if status, answer := d.post(call.path, call.body, key); status != call.status {
-			t.Errorf("%s %s: status %d, want %d: %s", call.path, call.body, status, call.status, answer)
+		if status, answer := d.post(example.path, example.body, key); status != example.status {
+			t.Errorf("%s %s: status %d, want %d: %s", example.path, example.body, status, example.status, answer)
 		}
 	}
 	_, answer := d.post("/api/sessions", `{"product":"app","version":"1"}`)
@@ -120,6 +111,10 @@ func TestPublishedExamples(t *testing.T) {
 	if got := flux.RowsOf("api.response_time", "endpoint:/users", "method:GET", "status:200"); len(got) != 1 || got[0].Value != 145.2 || got[0].Type != "distribution" {
 		t.Errorf("flux holds %v of api.response_time with its tags, want one point of 145.2", got)
 	}
+	d.until("the event has arrived", func() bool { return len(flux.Events()) > 0 })
+	if e := flux.Events(); len(e) != 1 || e[0].Name != "order.placed" || e[0].Value == nil || *e[0].Value != 99.99 {
+		t.Errorf("flux holds the events %+v, want order.placed = 99.99", e)
+	}
 	s := d.status()
 	i := slices.IndexFunc(s.Listeners, func(l struct {
 		Name          string            `json:"name"`
@@ -133,8 +128,8 @@ func TestPublishedExamples(t *testing.T) {
 	if i < 0 {
 		t.Fatalf("status has no HTTP listener: %+v", s.Listeners)
 	}
-	if l := s.Listeners[i]; l.Packets != 18 || l.Samples != 19 || l.Rejected["invalid_type"] != 1 || l.Rejected["invalid_value"] != 1 {
-		t.Errorf("status has %+v, want 18 requests, 19 samples, and an invalid type and value", l)
+	if l := s.Listeners[i]; l.Packets != 18 || l.Samples != 20 || l.Rejected["invalid_type"] != 1 || l.Rejected["invalid_value"] != 1 {
+		t.Errorf("status has %+v, want 18 requests, 20 items, and an invalid type and value", l)
 	}
 	if want := fmt.Sprintf(`sluice_rejected_total{listener="%s",reason="invalid_type"} 1`, s.Listeners[i].Name); !strings.Contains(d.metric("sluice_rejected_total"), want) {
 		t.Errorf("/metrics lacks %s", want)

@@ -1,5 +1,5 @@
 // Package listeners turns bytes that local programs send into samples and
-// hands them to a Sink, which is an aggregator's intake.
+// events and hands them to a Sink, which is an aggregator's intake.
 //
 // # Words
 //
@@ -9,17 +9,27 @@
 // refused: it is counted under exactly one reason, and never affects the other
 // lines of its packet. The accepted protocol is docs/protocols.md.
 //
+// A request is what arrives over HTTP. It holds items, JSON objects in the dialect
+// of Flux, Pulse or DataCat; an item becomes one sample or one event, or is
+// refused: it is counted under exactly one [Code], which also stands in the
+// answer. An [API] has the paths, a [Guard] and a [ConnLimit] keep strangers and
+// floods from them.
+//
 // # Who owns the memory
 //
-// A reader owns its buffers. Samples borrow from them: they are valid until
+// A reader owns its buffers, and a request the one its body is in. Samples borrow from them: they are valid until
 // Sink.Add returns and then overwritten, so whoever keeps bytes copies them.
 // From the socket to the sink nothing is allocated once the buffers have grown
-// to the size of the traffic.
+// to the size of the traffic; of a request, only what net/http does.
 //
 // # Limits
 //
 //	packet      MaxPacket bytes; of a longer one the complete lines are taken
 //	batch       about 512 samples, or one line's packed values if those are more
+//	body        MaxBody bytes, before and after inflation; 48 MiB of those over 64 KiB
+//	request     500 metrics and 500 events, 1,000 metrics of Pulse
+//	connections MaxConns, MaxConnsOfPeer
+//	sessions    10,000, of running totals 16 MiB
 //	socket path 107 bytes (unix(7): sun_path holds 108 with the final zero)
 //	name, tags  aggregator.MaxName, MaxTagKey, MaxTagValue, MaxTags
 //
