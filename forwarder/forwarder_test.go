@@ -843,8 +843,8 @@ func TestMembersOnce(t *testing.T) {
 		window("a")
 		rows("a", "a", "b", "c") // of another minute
 		l := r.ledger()
-		if got := l.Dropped["repeated"][aggregator.Set].Samples; got != 2+2 {
-			t.Errorf("%d samples are repeated, want 2 of the second window and 2 of other", got)
+		if got, want := l.Delivered[aggregator.Set].Samples, l.Windowed[aggregator.Set].Samples; got != want {
+			t.Errorf("%d samples are delivered, want all %d: the upstream has their members", got, want)
 		}
 		minute()
 		rejects = true

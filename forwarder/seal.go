@@ -357,7 +357,8 @@ func (r *round) commit(tx *spool.Tx) error {
 	}
 	tx.Progress(r.pending, g)
 	tx.Filtered(r.filtered)
-	for reason, samples := range map[string]counts{"damaged": r.damaged, "outbox_lost": r.doubtful, "superseded": r.superseded, "repeated": r.repeated, overBudget: r.overBudget} {
+	tx.Merged(r.repeated)
+	for reason, samples := range map[string]counts{"damaged": r.damaged, "outbox_lost": r.doubtful, "superseded": r.superseded, overBudget: r.overBudget} {
 		if samples != (counts{}) {
 			tx.Dropped(reason, samples)
 			tx.Gap(reason, r.windows)
