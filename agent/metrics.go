@@ -134,6 +134,7 @@ func (a *agent) intakeMetrics(e *exposition) {
 	wrong, _ := a.intakeLedger(s)["conservation_error"].(int64)
 	e.one("sluice_conservation_error", "gauge", "Samples that the intake's books cannot explain; anything but 0 is a fault in sluice.", float64(wrong))
 	e.one("sluice_windows_total", "counter", "Windows closed with something in them.", float64(a.windows.Load()))
+	e.one("sluice_intakes", "gauge", "Readers that add samples.", float64(s.Intakes))
 	e.one("sluice_series", "gauge", "Series that are open.", float64(s.Series))
 	e.one("sluice_values_bytes", "gauge", "Memory that values take, in open windows and in closed ones that are not stored yet.", float64(s.Memory))
 	e.one("sluice_values_limit_bytes", "gauge", "Bound of it; it follows from aggregate.max_series.", float64(s.MemoryLimit))

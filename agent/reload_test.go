@@ -278,7 +278,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	d.taken(1)
 	d.delivered() // the spool's files are open from here on
 	files := settled(func() int { return len(d.descriptors()) })
-	goroutines := settled(d.goroutines)
+	goroutines, intakes := settled(d.goroutines), settled(d.intakes)
 
 	var sent atomic.Uint64
 	var sending sync.WaitGroup
@@ -344,6 +344,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 	atMost(t, "descriptors", func() int { return len(d.descriptors()) }, files)
 	atMost(t, "goroutines", d.goroutines, goroutines)
+	atMost(t, "intakes", d.intakes, intakes)
 	t.Logf("%d reloads, half of them refused: %d samples sent, %v arrived; %d descriptors before, %d after; %d goroutines before, %d after",
 		reloads, sent.Load(), flux.CounterTotal("reload.load").Float, files, settled(func() int { return len(d.descriptors()) }), goroutines, settled(d.goroutines))
 }
@@ -359,6 +360,12 @@ func (d *daemon) descriptors() []string {
 		names = append(names, to)
 	}
 	return names
+}
+
+func (d *daemon) intakes() (n int) {
+	d.t.Helper()
+	fmt.Sscanf(d.metric("sluice_intakes"), "sluice_intakes %d", &n)
+	return n
 }
 
 func (d *daemon) goroutines() (n int) {

@@ -239,6 +239,7 @@ type Stats struct {
 	Memory      int64 // bytes of values, in open windows and in closed ones that were not released yet
 	MemoryLimit int64
 	Folded      []Folded
+	Intakes     int // open, or closed in the open window
 	Pending     int // windows of other times that are open
 
 	// FoldedSamples counts those taken into a series that stands in for theirs.
@@ -253,6 +254,7 @@ func (a *Aggregator) Stats() Stats {
 	s.Series, s.Folded = a.registry.stats()
 	s.Memory, s.MemoryLimit = a.memory.open.Load()+a.memory.lent.Load(), a.memory.limit.Load()
 	for _, in := range a.all() {
+		s.Intakes++
 		in.mu.Lock()
 		for k := range Kinds {
 			s.Accepted[k] += in.accepted[k]
