@@ -163,6 +163,14 @@ func (f *damagedFigures) start(t *testing.T, from, other string, r *rand.Rand) {
 	}
 	conn := d.dial("udp")
 	d.send(conn, "damage.after:1|c")
+	if _, lost := d.log.find("outbox was lost"); lost {
+		// With it went the times of its requests, so none is made for a minute; and what was
+		// pending may have been sent, see TestOutboxLost.
+		d.taken(1)
+		d.balanced()
+		f.windows <- 0
+		return
+	}
 	d.until("what comes now is delivered", func() bool { return flux.CounterTotal("damage.after").Float == 1 })
 	d.delivered()
 	d.balanced()
