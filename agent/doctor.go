@@ -52,7 +52,7 @@ func (d *doctor) find(is, what, text, remedy string) {
 
 func newDoctor() *cobra.Command {
 	var f apiFlags
-	var asJSON bool
+	var asJSON, quick bool
 	c := &cobra.Command{
 		Use:   "doctor [--config FILE]",
 		Short: "Check an agent and all around it, and say what to do",
@@ -65,6 +65,9 @@ The exit status is 1 if something is wrong.`,
   sluice doctor --json`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if quick {
+				return takesSamples(c.Context(), &f)
+			}
 			d := new(doctor)
 			s := newScreen(c.OutOrStdout())
 			if !asJSON {
@@ -90,7 +93,22 @@ The exit status is 1 if something is wrong.`,
 	}
 	addAPIFlags(c, &f)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON, for programs")
+	c.Flags().BoolVar(&quick, "quick", false, "only ask whether the agent takes samples, for health checks")
 	return c
+}
+
+// takesSamples is the check for those who would restart the agent if it failed: like
+// /readyz it says nothing of an upstream or a disk, for a restart mends neither.
+func takesSamples(ctx context.Context, f *apiFlags) error {
+	api, err := f.client()
+	if err != nil {
+		return err
+	}
+	p, err := readStatus(ctx, api)
+	if err == nil && !p.Ready.OK {
+		err = fmt.Errorf("the agent at %s takes no samples: %s", api.addr, p.Ready.Detail)
+	}
+	return err
 }
 
 func showFinding(s *screen, f finding) {
