@@ -78,6 +78,7 @@ func (d *delivery) addBeforeLocked(s forwarder.Stats) forwarder.Stats {
 	s.Requests += d.before.Requests
 	s.Items += d.before.Items
 	s.Retries += d.before.Retries
+	s.Singles += d.before.Singles
 	s.Verified += d.before.Verified
 	if s.LastDelivery.IsZero() {
 		s.LastDelivery = d.before.LastDelivery
@@ -132,7 +133,7 @@ func forwarderOptions(u configs.Upstream, cfg configs.Config, log *slog.Logger) 
 	}
 	return forwarder.Options{
 		Name: u.Name, Type: u.Type, URL: u.URL, Key: u.Key.Reveal(), Version: version,
-		RequestsPerMinute: u.RequestsPerMinute, ItemsPerRequest: u.ItemsPerRequest, Timeout: u.Timeout,
+		RequestsPerMinute: u.RequestsPerMinute, SinglesPerMinute: u.SingleRequestsPerMinute, ItemsPerRequest: u.ItemsPerRequest, Timeout: u.Timeout,
 		Dialect: dialect, Verify: u.Verify == "auto", Resend: u.Unverified == "resend", Settle: u.Settle,
 		Points: u.Points, Scalars: u.Scalars, Only: u.Only, Except: u.Except,
 		MaxSetMembers: cfg.Aggregate.MaxSetMembers, Interval: cfg.Aggregate.Interval, CatchUp: u.CatchUp, Spread: min(cfg.Aggregate.Interval/2, 5*time.Second), Log: log,

@@ -199,6 +199,7 @@ func (a *agent) upstreamMetrics(e *exposition, now time.Time) {
 		}
 	}
 	each("sluice_upstream_requests_total", "counter", "Batch requests made.", func(u upstream) float64 { return float64(u.stats.Requests) })
+	each("sluice_upstream_single_requests_total", "counter", "Requests with a single item, beside the batch requests.", func(u upstream) float64 { return float64(u.stats.Singles) })
 	each("sluice_upstream_items_total", "counter", "Items in them.", func(u upstream) float64 { return float64(u.stats.Items) })
 	each("sluice_upstream_retries_total", "counter", "Requests that were not the first for their batch.", func(u upstream) float64 { return float64(u.stats.Retries) })
 	each("sluice_upstream_verified_total", "counter", "Batches in doubt that were found upstream.", func(u upstream) float64 { return float64(u.stats.Verified) })

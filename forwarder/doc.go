@@ -86,6 +86,9 @@
 //	answer        maxAnswer bytes are read of it
 //	wait          Options.Timeout for an answer's head, twice that for all of it
 //	Retry-After   at most maxRetryAfter is obeyed
+//	members       maxMembers of the newest minute are remembered
+//	single items  Options.SinglesPerMinute in any 60 s, beside the requests
+//	definitions   maxNames are remembered
 //	names         maxNames are remembered with their type
 //
 // # Who owns what

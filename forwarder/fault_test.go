@@ -94,8 +94,8 @@ func (r *rig) one() (start time.Time) {
 	r.count(now, "one.counter", "", 1)
 	r.gauge(now, "one.gauge", "", 1)
 	r.measure(now, "one.distribution", "", 1, 1)
-	r.member(now, "one.set", "", "m")
-	start = r.agg.Ends().Add(-interval).UTC() // as a key of a map
+	r.member(now, "one.set", "", r.agg.Ends().Format(time.TimeOnly)) // a member goes out once a minute
+	start = r.agg.Ends().Add(-interval).UTC()                        // as a key of a map
 	r.next()
 	return start
 }

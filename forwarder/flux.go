@@ -32,6 +32,8 @@ const (
 	fluxMarker = "sluice.delivery"
 	// fluxHello is the gauge that asks for the dialect.
 	fluxHello = "sluice.up"
+	// selfHostedSlots is how many series of markers a self-hosted server gets.
+	selfHostedSlots = 1024
 )
 
 // Dialects of a Flux. Hosted answers {"data":{"accepted":n,"rejected":m}} and
@@ -52,6 +54,7 @@ type flux struct {
 	object  objectWriter
 	numbers bool      // values are numbers in every dialect
 	points  []float64 // scratch
+	scratch []byte
 }
 
 // An objectWriter writes an item: the value of a series under a name, as a type.
@@ -89,10 +92,13 @@ func (f *flux) Render(to *Sheet, b *Bucket, s aggregator.Series, v *aggregator.V
 	}
 }
 
-// set renders the members, in a lane of their own, where strings are taken and
-// the budget allows; else their number.
+// set renders the members that the minute has not had yet, in a lane of their
+// own, where strings are taken and the budget allows; else their number.
 func (f *flux) set(to *Sheet, b *Bucket, s aggregator.Series, v *aggregator.Value) {
 	n, exact := v.Unique()
+	if f.dialect == SelfHosted && !f.numbers && exact && f.setSingly(to, b, s, v) {
+		return
+	}
 	if !exact || !f.Members() || b.Rung.unique && n > b.LargeSet {
 		if !b.Deltas || !f.Members() { // the number of a part says nothing, but it is all there is
 			f.item(to, s, b.At, ".unique", aggregator.Gauge, func(dst []byte) []byte { return strconv.AppendUint(dst, n, 10) })
@@ -100,11 +106,39 @@ func (f *flux) set(to *Sheet, b *Bucket, s aggregator.Series, v *aggregator.Valu
 		return
 	}
 	name := f.names.claim(s.Name(), "", aggregator.Set, "set")
+	minute := b.At.Unix() / 60
 	for m := range v.Members() {
-		to.Item(spool.Sets, func(dst []byte) []byte {
-			return f.object(dst, s, b.At, name, aggregator.Set, func(dst []byte) []byte { return quote(dst, m) })
-		})
+		f.scratch = f.object(f.scratch[:0], s, b.At, name, aggregator.Set, func(dst []byte) []byte { return quote(dst, m) })
+		if f.members.claim(minute, f.scratch) {
+			to.Item(spool.Sets, func(dst []byte) []byte { return append(dst, f.scratch...) })
+		}
 	}
+}
+
+// setSingly renders the members for a server that takes strings one by one only,
+// if there is room for all that are new.
+func (f *flux) setSingly(to *Sheet, b *Bucket, s aggregator.Series, v *aggregator.Value) bool {
+	name := f.names.claim(s.Name(), "", aggregator.Set, "set")
+	minute, fresh := b.At.Unix()/60, 0
+	item := func(m string) []byte {
+		f.scratch = f.object(f.scratch[:0], s, b.At, name, aggregator.Set, func(dst []byte) []byte { return quote(dst, m) })
+		return f.scratch
+	}
+	for m := range v.Members() {
+		if !f.members.has(minute, item(m)) {
+			fresh++
+		}
+		if fresh > f.definitions.room {
+			return false
+		}
+	}
+	for m := range v.Members() {
+		if one := item(m); f.members.claim(minute, one) {
+			to.Item(spool.Singles, func(dst []byte) []byte { return append(dst, one...) })
+			f.definitions.room--
+		}
+	}
+	return true
 }
 
 // distribution renders the points, from which the upstream makes its own
@@ -114,9 +148,12 @@ func (f *flux) distribution(to *Sheet, b *Bucket, s aggregator.Series, v *aggreg
 	if len(f.points) > 0 {
 		name := f.names.claim(s.Name(), "", aggregator.Distribution, s.Kind().String())
 		for _, p := range f.points {
-			to.Item(spool.Metrics, func(dst []byte) []byte {
-				return f.object(dst, s, b.At, name, aggregator.Distribution, float(p))
-			})
+			write := func(dst []byte) []byte { return f.object(dst, s, b.At, name, aggregator.Distribution, float(p)) }
+			if f.definitions.claim(name) {
+				to.Light(spool.Singles, write) // it is never sent twice, so it may be lost: the samples ride on another
+			} else {
+				to.Item(spool.Metrics, write)
+			}
 		}
 	}
 	for _, name := range f.options.Scalars {
@@ -142,7 +179,17 @@ func (f *flux) distribution(to *Sheet, b *Bucket, s aggregator.Series, v *aggreg
 
 func (f *flux) item(to *Sheet, s aggregator.Series, at time.Time, suffix string, typ aggregator.Kind, value func([]byte) []byte) {
 	name := f.names.claim(s.Name(), suffix, typ, s.Kind().String())
-	to.Item(spool.Metrics, func(dst []byte) []byte { return f.object(dst, s, at, name, typ, value) })
+	lane := spool.Metrics
+	if f.definitions.claim(name) {
+		if typ == aggregator.Gauge {
+			lane = spool.Singles
+		} else { // it adds nothing, so it can be sent as often as needed
+			to.Own(func(dst []byte) []byte {
+				return f.object(dst, s, at, name, typ, func(dst []byte) []byte { return append(dst, '0') })
+			})
+		}
+	}
+	to.Item(lane, func(dst []byte) []byte { return f.object(dst, s, at, name, typ, value) })
 }
 
 func fluxObject(dst []byte, s aggregator.Series, at time.Time, name string, typ aggregator.Kind, value func([]byte) []byte) []byte {
@@ -247,7 +294,10 @@ func quote(dst []byte, s string) []byte {
 
 func (f *flux) Finish(b *spool.Batch) {
 	b.Type, b.Dialect, b.URL = Flux, f.dialect, f.options.URL
-	if b.Lane == spool.Events {
+	switch b.Lane {
+	case spool.Singles:
+		return
+	case spool.Events:
 		b.Body = append(b.Body, fluxTail...)
 		return
 	}
@@ -261,16 +311,19 @@ func (f *flux) Finish(b *spool.Batch) {
 // other, and a series for each batch would be without number.
 func (f *flux) slot(b *spool.Batch) string {
 	slots := uint64(64)
-	if f.options.RequestsPerMinute > 60 {
-		slots = 1024
+	if b.Dialect == SelfHosted || f.options.RequestsPerMinute > 60 {
+		slots = selfHostedSlots // sequences of single items lie between those of batches
 	}
 	return strconv.FormatUint(b.Seq%slots, 10)
 }
 
 func (f *flux) Request(b *spool.Batch) (*http.Request, error) {
 	path := fluxBatchPath
-	if b.Lane == spool.Events {
+	switch b.Lane {
+	case spool.Events:
 		path = fluxEventsPath
+	case spool.Singles:
+		path = fluxListPath
 	}
 	return f.post(path, b, b.Body)
 }
@@ -298,6 +351,9 @@ func (f *flux) authorize(req *http.Request) {
 }
 
 func (f *flux) Verdict(b *spool.Batch, o outcome, now time.Time) Verdict {
+	if b.Lane == spool.Singles {
+		return judge(o, 1, now, countSingle)
+	}
 	return judge(o, len(b.Items), now, countFlux)
 }
 
@@ -308,6 +364,40 @@ func (f *flux) Repeats(_ *spool.Batch, i spool.Item) repeats {
 		return weighs
 	}
 	return doubles
+}
+
+// countSingle reads the answer to a single item, which is counted by the status.
+func countSingle(body []byte) (accepted, rejected int, dialect string, ok bool) {
+	var answer struct {
+		Data    *struct{} `json:"data"`
+		Success bool      `json:"success"`
+	}
+	switch {
+	case json.Unmarshal(body, &answer) != nil:
+		return 0, 0, "", false
+	case answer.Data != nil:
+		return 1, 0, Hosted, true
+	}
+	return 1, 0, SelfHosted, answer.Success
+}
+
+// Define adds what the agent's own metrics are defined with: points that say
+// nothing, in a series that no batch has.
+func (f *flux) Define(to *Sheet, at time.Time) {
+	for _, name := range []string{fluxMarker, fluxHello} {
+		if f.definitions.claim(name) {
+			to.Own(func(dst []byte) []byte { return f.own(dst, name, at, "0", "") })
+		}
+	}
+}
+
+// nameOf reads the name of an item that travels alone.
+func nameOf(item []byte) string {
+	var it struct {
+		Name string `json:"name"`
+	}
+	_ = json.Unmarshal(item, &it) // we wrote it
+	return it.Name
 }
 
 // countFlux reads the answer to a batch in either dialect.
@@ -336,7 +426,7 @@ func countFlux(body []byte) (accepted, rejected int, dialect string, ok bool) {
 // one in the slot. Events have no marker: the read API knows metrics only.
 func (f *flux) Look(b *spool.Batch) (*http.Request, error) {
 	switch {
-	case b.URL != f.options.URL, b.Dialect == "", b.Lane == spool.Events:
+	case b.URL != f.options.URL, b.Dialect == "", b.Lane == spool.Events, b.Lane == spool.Singles:
 		return nil, nil
 	case b.Dialect == SelfHosted:
 		return f.get("/last?" + url.Values{

@@ -175,7 +175,7 @@ func TestLookWhereNothingCanBeConcluded(t *testing.T) {
 func TestFoundSelfHosted(t *testing.T) {
 	f, b := fluxOf(SelfHosted), &spool.Batch{Seq: 130, Dialect: SelfHosted, URL: "http://flux.test"}
 	look, err := f.Look(b)
-	want := "http://flux.test/api/v1/metrics/last?name=sluice.delivery&query=%7B%22agent%22%3A%2200c0ffee00c0ffee%22%2C%22slot%22%3A%222%22%7D"
+	want := "http://flux.test/api/v1/metrics/last?name=sluice.delivery&query=%7B%22agent%22%3A%2200c0ffee00c0ffee%22%2C%22slot%22%3A%22130%22%7D"
 	if err != nil || look.URL.String() != want {
 		t.Errorf("Look = %v, %v, want %s", look.URL, err, want)
 	}

@@ -27,6 +27,7 @@ type Options struct {
 	Host    string // of this machine, for a DataCat's list of sessions; "": none
 
 	RequestsPerMinute int
+	SinglesPerMinute  int           // requests to the single-item endpoint, beside the others; 0: it is not used
 	ItemsPerRequest   int           // the agent's own among them, see Form
 	Timeout           time.Duration // for the answer to one request
 	Dialect           string        // Hosted, SelfHosted, or "" to find out
@@ -63,17 +64,19 @@ type Forwarder struct {
 	wake     chan struct{} // holds one token when something was appended
 
 	// Owned by Run.
-	contact   *contact // shared with upstream
-	ready     bool     // recover has been called
-	hurry     bool     // we are to stop
-	backoff   *backoff.ExponentialBackOff
-	notBefore time.Time      // no request before, because the last one failed
-	draining  time.Time      // since when a backlog is being drained; zero if none is
-	looks     map[uint64]int // how often a batch in doubt has been looked for
-	reads     *budget        // of looks
-	doubt     int            // items that an outbox that was lost may have sent of what is pending
-	allowed   float64        // events that may go out, see overBudget
-	flooded   bool           // there were more in the last round
+	contact                 *contact // shared with upstream
+	ready                   bool     // recover has been called
+	hurry                   bool     // we are to stop
+	backoff, singlesBackoff *backoff.ExponentialBackOff
+	notBefore               time.Time      // no request before, because the last one failed
+	draining                time.Time      // since when a backlog is being drained; zero if none is
+	looks                   map[uint64]int // how often a batch in doubt has been looked for
+	reads                   *budget        // of looks
+	singles                 *budget        // of single items
+	singlesNotBefore        time.Time      // no single item before, because the last one failed
+	doubt                   int            // items that an outbox that was lost may have sent of what is pending
+	allowed                 float64        // events that may go out, see overBudget
+	flooded                 bool           // there were more in the last round
 
 	// Of isolation, see trial and fault.
 	trials     []trial         // as in the outbox, in the order in which they are held
@@ -111,6 +114,7 @@ type Stats struct {
 	Isolating int // batches that were refused and are searched for the items at fault
 
 	Requests, Items uint64 // made and sent since start
+	Singles         uint64 // requests with a single item, beside them
 	Retries         uint64 // requests that were not the first for their batch
 	Verified        uint64 // batches in doubt that were found upstream
 }
@@ -136,16 +140,21 @@ func New(o Options, s *spool.Spool) *Forwarder {
 		looks: make(map[uint64]int),
 		seen:  make(map[uint64]bool), faults: make(map[uint64]*fault),
 	}
-	// Full jitter: each delay is anywhere between 0 and twice the interval. No
-	// give-up time: how long data is worth keeping is the spool's business.
-	f.backoff = backoff.NewExponentialBackOff(backoff.WithInitialInterval(time.Second), backoff.WithMultiplier(2),
-		backoff.WithRandomizationFactor(1), backoff.WithMaxInterval(time.Minute), backoff.WithMaxElapsedTime(0))
+	f.backoff, f.singlesBackoff = newBackoff(), newBackoff()
 	f.budget = newBudget(o.RequestsPerMinute, nil, time.Now())
 	f.share = newShare(o.RequestsPerMinute, time.Now())
 	f.allowed = within(max(o.CatchUp, minute), f.eventsPerMinute())
 	f.reads = newBudget(looksPerMinute, nil, time.Now())
+	f.singles = newBudget(max(1, o.SinglesPerMinute), nil, time.Now())
 	f.stats = Stats{Name: o.Name, Type: o.Type, URL: o.URL, Dialect: o.Dialect, State: "ok", RequestsAllowed: o.RequestsPerMinute}
 	return f
+}
+
+// newBackoff has full jitter: each delay is anywhere between 0 and twice the
+// interval. No give-up time: how long data is worth keeping is the spool's business.
+func newBackoff() *backoff.ExponentialBackOff {
+	return backoff.NewExponentialBackOff(backoff.WithInitialInterval(time.Second), backoff.WithMultiplier(2),
+		backoff.WithRandomizationFactor(1), backoff.WithMaxInterval(time.Minute), backoff.WithMaxElapsedTime(0))
 }
 
 // Wake tells the forwarder that a window was appended.
@@ -211,6 +220,19 @@ func (f *Forwarder) turn(ctx context.Context) time.Duration {
 // next sends what is sealed, or seals what is pending, if there is room for a
 // request.
 func (f *Forwarder) next(ctx context.Context, now time.Time) time.Duration {
+	if f.firstSingle(now) {
+		if wait := f.single(ctx, now); wait <= 0 {
+			return wait
+		}
+	}
+	wait := f.nextBatch(ctx, now)
+	if wait <= 0 {
+		return wait
+	}
+	return min(wait, f.single(ctx, now))
+}
+
+func (f *Forwarder) nextBatch(ctx context.Context, now time.Time) time.Duration {
 	if wait := f.notBefore.Sub(now); wait > 0 {
 		return wait
 	}
@@ -234,12 +256,14 @@ func (f *Forwarder) next(ctx context.Context, now time.Time) time.Duration {
 		}
 		return f.missing(hearing, now)
 	}
-	if b, ok := f.outbox.DueOf(now, func(b *spool.Batch) bool { return !f.tried(b.Seq) && !f.condemned(b.Seq) }); ok {
+	if b, ok := f.outbox.DueOf(now, func(b *spool.Batch) bool {
+		return b.Lane != spool.Singles && !f.tried(b.Seq) && !f.condemned(b.Seq)
+	}); ok {
 		return f.deliver(ctx, b)
 	}
 	wait, queued := idle, 0
 	for _, b := range f.outbox.Batches() {
-		if b.State == spool.Queued && !f.tried(b.Seq) { // a retry of its own: nothing is sealed before that
+		if b.State == spool.Queued && b.Lane != spool.Singles && !f.tried(b.Seq) { // a retry of its own: nothing is sealed before that
 			wait = min(wait, b.Due.Sub(now))
 			if f.faults[b.Seq] == nil { // but for one that may be at fault itself
 				queued += maxFaulty
@@ -345,12 +369,18 @@ func (f *Forwarder) recover(now time.Time) error {
 		}
 	}
 	sending := 0
+	singles := decodeTimes(f.outbox.Get(stateTable, singlesKey))
 	err := f.outbox.Update(func(tx *spool.Tx) error {
+		f.takeDefinitions(tx)
 		for _, b := range f.outbox.Batches() {
 			switch {
 			case b.State == spool.Sending:
 				sending++
-				times = append(times, now) // it may have been the last thing the upstream saw
+				if b.Lane == spool.Singles {
+					singles = append(singles, now)
+				} else {
+					times = append(times, now) // it may have been the last thing the upstream saw
+				}
 				if full, err := f.outbox.Load(b.Seq); err == nil && f.harmless(full) {
 					tx.State(b.Seq, spool.Queued, now, b.Started, b.Attempts) // before what comes after it
 					continue
@@ -359,7 +389,7 @@ func (f *Forwarder) recover(now time.Time) error {
 				tx.State(b.Seq, spool.InDoubt, now.Add(due), b.Started, b.Attempts)
 			case b.Sealed.After(now), b.Started.After(now): // the clock was set back
 				tx.State(b.Seq, b.State, now, b.Started, b.Attempts)
-			case b.State == spool.Queued && b.Due.After(f.notBefore) && b.Due.After(now):
+			case b.State == spool.Queued && b.Lane != spool.Singles && b.Due.After(f.notBefore) && b.Due.After(now):
 				f.notBefore = now.Add(b.Due.Sub(now)) // the upstream was failing, or asked for it
 			}
 		}
@@ -377,6 +407,7 @@ func (f *Forwarder) recover(now time.Time) error {
 	f.share.restore(f.outbox.Get(stateTable, shareKey), now)
 	f.budget.limit = f.share.now
 	f.mu.Unlock()
+	f.singles = newBudget(max(1, f.options.SinglesPerMinute), singles, now)
 	f.loadTrials()
 	f.ready = true
 	return nil
@@ -425,13 +456,21 @@ func (f *Forwarder) fail(state, text string) {
 // is on disk before its first byte leaves.
 func (f *Forwarder) deliver(ctx context.Context, b *spool.Batch) time.Duration {
 	start := time.Now()
+	if done, err := f.respell(b, start); err != nil {
+		return f.trouble("write a batch anew", err)
+	} else if done {
+		return 0
+	}
 	f.mu.Lock()
-	f.budget.begin(start, len(b.Items))
-	times := slices.Clone(f.budget.times)
+	budget := f.budget
+	if b.Lane == spool.Singles {
+		budget = f.singles
+	}
+	budget.begin(start, len(b.Items))
 	f.mu.Unlock()
 	err := f.outbox.Update(func(tx *spool.Tx) error {
 		tx.State(b.Seq, spool.Sending, b.Due, start, b.Attempts+1)
-		tx.Spent(times)
+		f.spent(tx, b)
 		return nil
 	})
 	if err != nil {
@@ -451,19 +490,33 @@ func (f *Forwarder) deliver(ctx context.Context, b *spool.Batch) time.Duration {
 	}
 	now := time.Now()
 	f.mu.Lock()
-	f.budget.end(now)
-	times = slices.Clone(f.budget.times)
+	budget.end(now)
 	f.mu.Unlock()
 	v := f.upstream.Verdict(b, o, now)
-	if (v.Is == Refused || v.Is == TooLarge) && carried(b) == 0 {
+	if (v.Is == Refused || v.Is == TooLarge) && carried(b) == 0 && b.Lane != spool.Singles {
 		v.Is = Held // it carries nothing that could be at fault: the upstream wants none of ours
 	}
-	return f.act(b, v, now, times)
+	return f.act(b, v, now)
+}
+
+// spent notes in a transaction the times of the requests that count.
+func (f *Forwarder) spent(tx *spool.Tx, b *spool.Batch) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if b.Lane == spool.Singles {
+		tx.Put(stateTable, singlesKey, encodeTimes(f.singles.times))
+		return
+	}
+	tx.Spent(f.budget.times)
 }
 
 func (f *Forwarder) count(b *spool.Batch) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if b.Lane == spool.Singles {
+		f.stats.Singles++
+		return
+	}
 	f.stats.Requests++
 	f.stats.Items += uint64(len(b.Items))
 	if b.Attempts > 1 {
@@ -472,12 +525,16 @@ func (f *Forwarder) count(b *spool.Batch) {
 }
 
 // act does what the verdict on a batch asks for.
-func (f *Forwarder) act(b *spool.Batch, v Verdict, now time.Time, times []time.Time) time.Duration {
+func (f *Forwarder) act(b *spool.Batch, v Verdict, now time.Time) time.Duration {
 	var delay time.Duration
 	state := "ok"
-	learnt := f.learnShare(v, now)
+	var learnt []byte
+	pause := f.singlesBackoff
+	if b.Lane != spool.Singles {
+		learnt, pause = f.learnShare(v, now), f.backoff
+	}
 	err := f.outbox.Update(func(tx *spool.Tx) error {
-		tx.Spent(times)
+		f.spent(tx, b)
 		if learnt != nil {
 			tx.Put(stateTable, shareKey, learnt)
 		}
@@ -490,7 +547,7 @@ func (f *Forwarder) act(b *spool.Batch, v Verdict, now time.Time, times []time.T
 			}
 			return f.passed(tx, b, now)
 		case Again:
-			delay = max(f.backoff.NextBackOff(), v.RetryAfter, time.Millisecond)
+			delay = max(pause.NextBackOff(), v.RetryAfter, time.Millisecond)
 			state = "retrying"
 			f.upstream.Note(tx, b, v)
 			tx.State(b.Seq, spool.Queued, now.Add(delay), b.Started, b.Attempts)
@@ -500,15 +557,19 @@ func (f *Forwarder) act(b *spool.Batch, v Verdict, now time.Time, times []time.T
 			f.upstream.Note(tx, b, v)
 			tx.State(b.Seq, spool.Queued, now, b.Started, b.Attempts) // a restart with another key asks at once
 		case InDoubt:
-			delay = max(f.backoff.NextBackOff(), time.Millisecond)
+			delay = max(pause.NextBackOff(), time.Millisecond)
 			state = "in_doubt"
 			due := now
-			if !v.Over {
+			if !v.Over || b.Lane == spool.Singles {
 				due = b.Started.Add(f.options.Settle)
 			}
 			tx.State(b.Seq, spool.InDoubt, due, b.Started, b.Attempts)
 			f.suspect(b, v)
 		case Refused:
+			if carried(b) == 0 { // a definition: its items, which are others, go their own way
+				f.settle(tx, b, spool.Settlement{To: spool.Dropped, Reason: "definition", At: now})
+				return nil
+			}
 			return f.refused(tx, b, v, now)
 		case TooLarge:
 			if f.tried(b.Seq) {
@@ -526,10 +587,13 @@ func (f *Forwarder) act(b *spool.Batch, v Verdict, now time.Time, times []time.T
 	}
 	f.reloadTrials()
 	f.conclude(b, v, state, now)
-	if delay > 0 {
+	switch {
+	case delay == 0:
+		pause.Reset()
+	case b.Lane == spool.Singles:
+		f.singlesNotBefore = now.Add(delay)
+	default:
 		f.notBefore = now.Add(delay)
-	} else {
-		f.backoff.Reset()
 	}
 	return 0
 }
@@ -565,6 +629,12 @@ func (f *Forwarder) learns(v Verdict) bool {
 
 // conclude tells what a verdict changed.
 func (f *Forwarder) conclude(b *spool.Batch, v Verdict, state string, now time.Time) {
+	if b.Lane == spool.Singles && v.Is != Delivered {
+		if v.Is != Again || b.Attempts == 1 {
+			f.log.Warn("a single item was not delivered", "batch", b.Seq, "attempts", b.Attempts, "answer", v.Reason)
+		}
+		return
+	}
 	if v.Is != Delivered {
 		f.draining = time.Time{} // CatchUp begins when the upstream is back
 		f.fail(state, v.Reason)

@@ -803,3 +803,91 @@ func TestOutboxLostWithBacklog(t *testing.T) {
 		}
 	})
 }
+
+// A member goes out once a minute, over windows and batches; one in a batch of which
+// not all arrived goes out again.
+func TestMembersOnce(t *testing.T) {
+	rejects := false
+	f := fluxtest.Options{Reject: func(row fluxtest.Row) bool { return rejects && row.Member == "b" }}
+	simulate(t, testOptions(), f, func(t *testing.T, r *rig) {
+		r.run(time.Until(time.Now().Truncate(time.Minute).Add(time.Minute)))
+		r.close()
+		window := func(members ...string) {
+			for _, m := range members {
+				r.member(time.Now(), "s", "", m)
+			}
+			r.member(time.Now(), "other", "", "a") // is another set
+			r.next()
+		}
+		minute := func() {
+			r.run(time.Until(time.Now().Truncate(time.Minute).Add(time.Minute)))
+			r.close()
+		}
+		rows := func(want ...string) {
+			t.Helper()
+			r.run(8 * time.Second)
+			var got []string
+			for _, row := range r.flux.RowsOf("s") {
+				got = append(got, row.Member)
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, want) {
+				t.Errorf("members that arrived: %v, want %v", got, want)
+			}
+		}
+		window("a", "b")
+		window("a", "b")
+		window("b", "c")
+		rows("a", "b", "c")
+		minute()
+		window("a")
+		rows("a", "a", "b", "c") // of another minute
+		l := r.ledger()
+		if got, want := l.Delivered[aggregator.Set].Samples, l.Windowed[aggregator.Set].Samples; got != want {
+			t.Errorf("%d samples are delivered, want all %d: the upstream has their members", got, want)
+		}
+		minute()
+		rejects = true
+		window("b")
+		r.run(time.Second)
+		if got := r.ledger().Dropped["rejected"]; got[aggregator.Set].Items != 1 {
+			t.Fatalf("rejected %+v, want 1 item", got)
+		}
+		rejects = false
+		window("b", "d")
+		r.run(5 * time.Minute)
+		rows("a", "a", "b", "b", "c", "d")
+		r.settled()
+	})
+}
+
+// What is remembered of members is bounded, belongs to one minute, and is taken
+// back with what was not sealed.
+func TestMembersClaims(t *testing.T) {
+	item := func(value, at string) []byte {
+		return fmt.Appendf(nil, `{"name":"s","type":"set","value":%q,"timestamp":"2026-11-21T10:00:%s.000Z","tags":{}}`, value, at)
+	}
+	var m members
+	if !m.claim(5, item("a", "00")) || m.claim(5, item("a", "10")) || !m.claim(5, item("b", "10")) {
+		t.Error("claims are not once a minute, whatever the second")
+	}
+	m.keep()
+	mark := m.mark()
+	if !m.claim(5, item("c", "20")) {
+		t.Error("c cannot be claimed")
+	}
+	if m.back(mark); !m.claim(5, item("c", "20")) || m.claim(5, item("b", "20")) {
+		t.Error("what is taken back cannot be claimed again, or what is kept can")
+	}
+	if !m.claim(4, item("b", "00")) || !m.claim(6, item("b", "00")) || m.claim(6, item("b", "00")) {
+		t.Error("an older minute is not remembered, a newer one is")
+	}
+	if len(m.sent) != 1 {
+		t.Errorf("%d members of the minute are remembered, want 1", len(m.sent))
+	}
+	body := item("b", "00")
+	m.lose(&spool.Batch{Lane: spool.Sets, Body: body, Items: []spool.Item{{Len: uint32(len(body))}}})
+	if !m.claim(6, item("b", "30")) {
+		t.Error("a member that was lost cannot be claimed")
+	}
+}

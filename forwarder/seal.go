@@ -60,7 +60,7 @@ type round struct {
 
 	allowed float64 // events that may go out, see overBudget
 
-	filtered, damaged, doubtful, superseded, overBudget counts
+	filtered, damaged, doubtful, superseded, repeated, overBudget counts
 }
 
 // counts are samples per kind.
@@ -256,7 +256,10 @@ func (r *round) renderBucket(b *Bucket, after []byte) (done bool, err error) {
 				return &r.filtered
 			}
 			f.upstream.Render(r.sheet, b, s, v)
-			if b.Deltas { // nothing of it adds up
+			switch {
+			case s.Kind() == aggregator.Set && !(b.Deltas && b.Rung.unique): // all its members are there
+				return &r.repeated
+			case b.Deltas: // nothing of it adds up
 				return &r.superseded
 			}
 			return &r.filtered
@@ -275,18 +278,22 @@ func (r *round) renderBucket(b *Bucket, after []byte) (done bool, err error) {
 // kind; key is the place behind them. Samples that have no items are booked under
 // the reason that render answers. It answers false if they do not fit any more.
 func (r *round) place(b *Bucket, key string, kind aggregator.Kind, samples uint64, render func() (reason *counts)) (fits bool) {
-	before := r.sheet.mark()
+	f := r.forwarder
+	before, claims := r.sheet.mark(), f.contact.mark()
 	r.sheet.begin(kind, samples)
 	reason := render()
+	r.sheet.end()
 	if b.doubtful && r.doubt > 0 {
 		r.doubt -= r.sheet.items
 		if !repeatable(kind) && r.sheet.items > 0 {
 			r.sheet.back(before)
+			f.contact.back(claims)
 			r.sheet.items, reason = 0, &r.doubtful
 		}
 	}
 	if max(len(r.sheet.batches), len(r.sheet.apart)) > r.slots && before.batches+before.apart > 0 { // a series larger than a minute's budget goes alone
 		r.sheet.back(before)
+		f.contact.back(claims)
 		return false
 	}
 	if r.sheet.items == 0 {
@@ -338,7 +345,7 @@ func (r *round) commit(tx *spool.Tx) error {
 	if !slices.Equal(tx.Pending(), r.start) {
 		return spool.ErrStale
 	}
-	for _, b := range slices.Concat(r.sheet.batches, r.sheet.apart) {
+	for _, b := range slices.Concat(r.sheet.singles, r.sheet.batches, r.sheet.apart) {
 		b.Windows = r.windows
 	}
 	var g *spool.Group
@@ -350,6 +357,7 @@ func (r *round) commit(tx *spool.Tx) error {
 	}
 	tx.Progress(r.pending, g)
 	tx.Filtered(r.filtered)
+	tx.Merged(r.repeated)
 	for reason, samples := range map[string]counts{"damaged": r.damaged, "outbox_lost": r.doubtful, "superseded": r.superseded, overBudget: r.overBudget} {
 		if samples != (counts{}) {
 			tx.Dropped(reason, samples)
@@ -364,11 +372,18 @@ func (r *round) commit(tx *spool.Tx) error {
 func (f *Forwarder) seal(now time.Time, slots int) (sealed bool, wait time.Duration, err error) {
 	defer f.spool.Hold()() // what is planned with is what is read
 	r := f.newRound(slots)
+	f.contact.definitions.room = f.singleRoom(now)
+	if d, ok := f.upstream.(definer); ok {
+		d.Define(r.sheet, now)
+		if len(r.sheet.singles) > 0 {
+			return true, 0, f.store(r.sheet, now, func(*spool.Tx) error { return nil })
+		}
+	}
 	err = r.render(now)
 	f.notePlan(r.plan)
 	f.draining = r.plan.Since
 	if err != nil || !r.changed {
-		f.contact.names.forget()
+		f.contact.forget()
 		return false, r.plan.Wait, err
 	}
 	if err := f.store(r.sheet, now, r.commit); err != nil {
@@ -411,9 +426,10 @@ func (f *Forwarder) store(sheet *Sheet, now time.Time, with func(*spool.Tx) erro
 		if err := with(tx); err != nil {
 			return err
 		}
-		for _, b := range sheet.batches {
+		for _, b := range slices.Concat(sheet.singles, sheet.batches) {
 			f.sealBatch(tx, b, now)
 		}
+		f.putDefinitions(tx)
 		joined := make(map[uint64]bool)
 		for _, b := range sheet.apart {
 			if err := f.sealApart(tx, b, joined, now); err != nil {
@@ -428,10 +444,10 @@ func (f *Forwarder) store(sheet *Sheet, now time.Time, with func(*spool.Tx) erro
 	})
 	f.reloadTrials()
 	if err != nil {
-		f.contact.names.forget()
+		f.contact.forget()
 		return err
 	}
-	f.contact.names.keep()
+	f.contact.keep()
 	return nil
 }
 
@@ -459,11 +475,12 @@ func part(u Upstream, b *spool.Batch, keep func(i int, item spool.Item) bool) *s
 		sheet.begin(aggregator.Kind(item.Kind), item.Samples)
 		sheet.Item(b.Lane, func(dst []byte) []byte { return append(dst, b.Body[item.Off:item.Off+item.Len]...) })
 	}
-	if len(sheet.batches) == 0 {
+	made := slices.Concat(sheet.batches, sheet.singles)
+	if len(made) == 0 {
 		return nil
 	}
-	sheet.batches[0].Windows = b.Windows
-	return sheet.batches[0]
+	made[0].Windows = b.Windows
+	return made[0]
 }
 
 // carried counts the items of a batch less the agent's own.

@@ -1,6 +1,7 @@
 package forwarder
 
 import (
+	"bytes"
 	"net/http"
 	"strconv"
 	"time"
@@ -34,11 +35,13 @@ func newUpstream(o Options, c *contact) Upstream {
 // forwarder fills it in from the outbox before the upstream is asked to render
 // or to send, and stores what is new with the transaction that it belongs to.
 type contact struct {
-	agent      string // identity of this agent
-	generation string // of its outbox; sequences begin anew with it
-	dialect    string // "" while it is not known
-	names      names
-	outbox     *spool.Outbox // whose tables an upstream may read
+	agent       string // identity of this agent
+	generation  string // of its outbox; sequences begin anew with it
+	dialect     string // "" while it is not known
+	names       names
+	members     members
+	definitions definitions
+	outbox      *spool.Outbox // whose tables an upstream may read
 }
 
 // A Form is how an upstream's batches look.
@@ -111,6 +114,12 @@ const (
 	nothing                // nobody can tell: sent again as often as need be
 )
 
+// A definer is an Upstream where metrics have to be defined by single items.
+type definer interface {
+	// Define adds what defines the agent's own metrics, once.
+	Define(to *Sheet, at time.Time)
+}
+
 // finding is what reading back told about a batch in doubt.
 type finding uint8
 
@@ -134,6 +143,7 @@ type Sheet struct {
 
 	batches []*spool.Batch      // in the order they were begun
 	apart   []*spool.Batch      // the same, of suspects
+	singles []*spool.Batch      // of one item each, sent before the others
 	open    [fills]*spool.Batch // by fill
 	samples uint64              // of the series or event being rendered: they ride on its first item
 	kind    aggregator.Kind
@@ -156,6 +166,11 @@ func (s *Sheet) begin(kind aggregator.Kind, samples uint64) {
 // Item adds one item, written by write, to a lane.
 func (s *Sheet) Item(lane spool.Lane, write func(dst []byte) []byte) {
 	s.item = write(s.item[:0])
+	if lane == spool.Singles {
+		s.single(s.samples)
+		s.samples = 0
+		return
+	}
 	fill := int(lane)
 	if s.suspect != nil && s.suspect(s.item) {
 		fill += suspects
@@ -171,6 +186,42 @@ func (s *Sheet) Item(lane spool.Lane, write func(dst []byte) []byte) {
 	b.Body = append(b.Body, s.item...)
 	s.samples = 0
 	s.items++
+}
+
+// Light adds one item on which no samples ride, though it may be the first.
+func (s *Sheet) Light(lane spool.Lane, write func(dst []byte) []byte) {
+	samples := s.samples
+	s.samples = 0
+	s.Item(lane, write)
+	s.samples = samples
+}
+
+// Own adds one item of the agent's own that travels alone.
+func (s *Sheet) Own(write func(dst []byte) []byte) {
+	s.item = write(s.item[:0])
+	kind := s.kind
+	s.kind = 0
+	s.single(0)
+	s.items--
+	s.kind = kind
+}
+
+// single makes a batch of the item.
+func (s *Sheet) single(samples uint64) {
+	s.singles = append(s.singles, &spool.Batch{
+		Lane: spool.Singles, Body: bytes.Clone(s.item),
+		Items: []spool.Item{{Len: uint32(len(s.item)), Kind: uint8(s.kind), Samples: samples}},
+	})
+	s.items++
+}
+
+// end lets samples that have found no item ride on the last one.
+func (s *Sheet) end() {
+	if s.samples == 0 || s.items == 0 {
+		return
+	}
+	last := s.singles[len(s.singles)-1] // nothing but light items can have been added
+	last.Items[0].Samples, s.samples = s.samples, 0
 }
 
 func (s *Sheet) next(fill int) *spool.Batch {
@@ -191,13 +242,13 @@ func (s *Sheet) next(fill int) *spool.Batch {
 // mark remembers how full a sheet is, so that a series that turned out not to
 // fit can be taken back whole.
 type mark struct {
-	batches, apart int
-	open           [fills]*spool.Batch
-	items, body    [fills]int
+	batches, apart, singles int
+	open                    [fills]*spool.Batch
+	items, body             [fills]int
 }
 
 func (s *Sheet) mark() mark {
-	m := mark{batches: len(s.batches), apart: len(s.apart), open: s.open}
+	m := mark{batches: len(s.batches), apart: len(s.apart), singles: len(s.singles), open: s.open}
 	for fill, b := range s.open {
 		if b != nil {
 			m.items[fill], m.body[fill] = len(b.Items), len(b.Body)
@@ -207,7 +258,7 @@ func (s *Sheet) mark() mark {
 }
 
 func (s *Sheet) back(m mark) {
-	s.batches, s.apart, s.open = s.batches[:m.batches], s.apart[:m.apart], m.open
+	s.batches, s.apart, s.singles, s.open = s.batches[:m.batches], s.apart[:m.apart], s.singles[:m.singles], m.open
 	for fill, b := range s.open {
 		if b != nil {
 			b.Items, b.Body = b.Items[:m.items[fill]], b.Body[:m.body[fill]]

@@ -36,7 +36,7 @@ func (f *Forwarder) doubtful() (b *spool.Batch, due time.Time) {
 func (f *Forwarder) doubts() int {
 	n := 0
 	for _, b := range f.outbox.Batches() {
-		if b.State == spool.InDoubt {
+		if b.State == spool.InDoubt && b.Lane != spool.Singles {
 			n++
 		}
 	}
@@ -163,6 +163,9 @@ func resentKey(b *spool.Batch) string { return strconv.FormatUint(b.Seq, 10) }
 // settle ends a batch and forgets what was kept about it.
 func (f *Forwarder) settle(tx *spool.Tx, b *spool.Batch, s spool.Settlement) {
 	tx.Settle(b.Seq, s)
+	if s.To == spool.Dead || s.To == spool.Dropped || s.Rejected > 0 {
+		f.contact.members.lose(b)
+	}
 	if f.outbox.Get(resentTable, resentKey(b)) != nil {
 		tx.Delete(resentTable, resentKey(b))
 	}
@@ -194,6 +197,15 @@ func (f *Forwarder) giveUp(tx *spool.Tx, b *spool.Batch, reason string, now time
 	rest := part(f.upstream, b, func(_ int, i spool.Item) bool { return f.upstream.Repeats(b, i) == doubles })
 	drop := spool.Settlement{To: spool.Dropped, Reason: reason, At: now}
 	switch {
+	case b.Lane == spool.Singles && rest == nil && b.Attempts < maxSingleAttempts: // it adds nothing
+		tx.State(b.Seq, spool.Queued, now.Add(min(time.Second<<min(b.Attempts, 6), heldProbe)), b.Started, b.Attempts)
+		return nil
+	case b.Lane == spool.Singles:
+		if carried(b) == 0 {
+			f.undefine(tx, b)
+		}
+		f.settle(tx, b, drop)
+		return nil
 	case harmless == nil && rest == nil: // a hello: another one asks
 		f.settle(tx, b, drop)
 		return nil

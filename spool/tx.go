@@ -297,6 +297,10 @@ func (tx *Tx) gapOf(reason string, h *head) {
 	}
 }
 
+// Merged books samples as delivered that leave the ranges, or the group, and for
+// which items in batches sealed before stand already.
+func (tx *Tx) Merged(samples [Kinds]uint64) { tx.st.delivered.addSamples(samples) }
+
 // Filtered is Dropped for what this upstream is not meant to get.
 func (tx *Tx) Filtered(samples [Kinds]uint64) { tx.st.filtered.addSamples(samples) }
 

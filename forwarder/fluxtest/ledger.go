@@ -236,6 +236,22 @@ func (s *Server) seriesWhere(want func(*Series) bool) []Series {
 	return out
 }
 
+// Undefined returns the names of rows without a definition, sorted. On a self-hosted
+// server they show in no list of metrics.
+func (s *Server) Undefined() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.catchUpLocked()
+	var names []string
+	for name := range s.ledger.byName {
+		if s.ledger.defs[name] == nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // A Duplicate is a counter row that was stored again by another call.
 type Duplicate struct{ First, Again Row }
 

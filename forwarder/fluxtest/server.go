@@ -119,6 +119,13 @@ func (s *Server) listenLocked() error {
 	return nil
 }
 
+// Become makes the server one of the other dialect: what it holds, stays.
+func (s *Server) Become(d Dialect) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opts.Dialect = d
+}
+
 // Handler serves the API without a listener, for a server of the caller's own (over
 // net.Pipe, say) or for Transport.
 func (s *Server) Handler() http.Handler { return handler{s} }
