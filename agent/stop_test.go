@@ -96,7 +96,13 @@ func TestStopWhileUpstreamHangs(t *testing.T) {
 		{"self-hosted, not stored", fluxtest.SelfHosted, fluxtest.Hang()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499, Dialect: c.dialect}))
+			o := fluxtest.Options{MaxItems: 499, Dialect: c.dialect}
+			if c.dialect == fluxtest.SelfHosted {
+				// What hangs there is a definition: a counter of 0, which carries no
+				// sample and no marker, and is harmless to send again.
+				o.Allow = []fluxtest.Rule{fluxtest.RuleTwice}
+			}
+			flux := fluxtest.New(t, unlimited(o))
 			flux.Fault(fluxtest.Fault{}, c.fault) // the first call asks for the dialect
 			s := setup{Dir: t.TempDir(), Flux: flux.URL, Shutdown: "2s", Upstream: "settle: 1s"}
 			d := start(t, s)
@@ -122,6 +128,9 @@ func TestStopWhileUpstreamHangs(t *testing.T) {
 				t.Errorf("%v samples behind them arrived, want 1", got)
 			}
 			for _, dup := range flux.Duplicates() {
+				if c.dialect == fluxtest.SelfHosted && dup.First.Type == "counter" && dup.First.Value == 0 {
+					continue // a definition, and then the value
+				}
 				t.Errorf("sent twice: %+v and %+v", dup.First, dup.Again)
 			}
 		})
