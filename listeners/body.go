@@ -148,9 +148,9 @@ func (x *exchange) inflate() Code {
 	}
 	code, err := x.plain.readFrom(io.LimitReader(&x.gzip, likelyBody), &x.api.bodies)
 	if err == nil && code == Accepted && len(x.plain.b) == likelyBody {
-		rest, err := io.Copy(io.Discard, io.LimitReader(&x.gzip, MaxBody-likelyBody+1))
+		rest, bad := io.Copy(io.Discard, io.LimitReader(&x.gzip, MaxBody-likelyBody+1))
 		switch {
-		case err != nil:
+		case bad != nil:
 			return InvalidJSON
 		case rest > MaxBody-likelyBody:
 			return BodyTooLarge

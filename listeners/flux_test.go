@@ -189,6 +189,9 @@ func TestFluxEvents(t *testing.T) {
 				checkError(t, status, answer, map[bool]int{false: 400, true: 413}[test.want == "event_too_large"], test.want)
 				a.holds()
 				status, answer = a.post("/flux/api/v1/events/batch", `[{"name":"z"},`+test.item+`]`)
+				if status != 201 {
+					t.Errorf("status %d of a batch with one good event, want 201", status)
+				}
 				sameJSON(t, answer, `{"data":{"accepted":1,"rejected":1},"ingested":1,"errors":[{"index":1,"code":"`+test.want+`","message":"*"}]}`)
 				a.holds("event z")
 				return
