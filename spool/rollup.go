@@ -137,7 +137,7 @@ func (r *rollUp) temp() string   { return r.last().name() + tempSuffix }
 // while, the oldest segments.
 func (s *Spool) nextRollUp() (*rollUp, bool) {
 	s.io.Lock()
-	dir := s.dir
+	dir, maxBytes := s.dir, s.opt.MaxBytes
 	s.io.Unlock()
 	if dir == nil {
 		return nil, false
@@ -151,7 +151,7 @@ func (s *Spool) nextRollUp() (*rollUp, bool) {
 			owed += g.size
 		}
 	}
-	threshold := min(s.opt.MaxBytes/100*rollUpAt, s.opt.MaxBytes-2*s.reserve())
+	threshold := min(maxBytes/100*rollUpAt, maxBytes-2*s.reserve())
 	if owed+s.stats.Bytes < threshold && !isFull(s.failure) {
 		return nil, false
 	}

@@ -277,8 +277,10 @@ func (s *Spool) SetLimits(maxBytes int64, retention time.Duration) {
 	var o Options
 	o.MaxBytes, o.Retention = maxBytes, retention
 	o = New(o).opt
-	s.io.Lock()
+	s.io.Lock() // both, for either is held where they are read
 	defer s.io.Unlock()
+	s.out.Lock()
+	defer s.out.Unlock()
 	s.opt.MaxBytes, s.opt.Retention = o.MaxBytes, o.Retention
 }
 
