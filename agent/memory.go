@@ -70,3 +70,26 @@ func groupMemory(root, self string) int64 {
 	}
 	return least
 }
+
+// How much garbage may be made, in percent of what is alive, before it is
+// collected. With many series little is made beside what is alive, and less than
+// the usual 100 saves a quarter of the memory for next to nothing. With few it is
+// the other way round: 50 % cost a third more CPU under load, for 2 MiB.
+const (
+	fewSeriesGarbage, manySeriesGarbage = 100, 50
+	manySeries                          = 20_000
+)
+
+// tuneCollector lets the collector fit the number of open series, unless GOGC
+// says otherwise. It is called by the one goroutine that closes windows.
+func (a *agent) tuneCollector(series int) {
+	percent := fewSeriesGarbage
+	if series >= manySeries {
+		percent = manySeriesGarbage
+	}
+	if percent == a.garbage || os.Getenv("GOGC") != "" {
+		return
+	}
+	debug.SetGCPercent(percent)
+	a.garbage = percent
+}

@@ -75,6 +75,7 @@ type agent struct {
 	windows  atomic.Uint64               // closed since the start
 	sizes    atomic.Pointer[[]metricDoc] // of the metrics in the last live window
 
+	garbage   int           // what the collector was told last; owned by closeWindows
 	early     atomic.Uint64 // windows closed before their time
 	toldEarly time.Time     // when that was logged last; owned by rotate
 
@@ -249,6 +250,7 @@ func (a *agent) closeWindows(now time.Time) {
 		return
 	}
 	stats := a.aggregator.Stats()
+	a.tuneCollector(stats.Series)
 	for _, w := range windows {
 		m := spool.Meta{ID: w.ID, Start: w.Start, Width: w.Width, Absent: w.Absent,
 			Flags: w.Flags(), Samples: w.Samples, Series: w.Series, Accepted: stats.Accepted}

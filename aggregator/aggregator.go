@@ -143,8 +143,8 @@ func (a *Aggregator) Rotate(now time.Time) []*Window {
 		live.tables = append(live.tables, t)
 		a.memory.lend(t.bytes)
 		live.Absent += absent
-		live.values = t.collect(live.values)
 	}
+	live.collect()
 	select {
 	case <-a.memory.pressed: // it was about what has been closed now
 	default:

@@ -89,6 +89,19 @@ func (w *Window) Parts() iter.Seq[[]byte] {
 	}, w.events.all())
 }
 
+// collect takes the values out of the tables. Of a million, each time that the
+// list grew would cost as much again as it takes in the end.
+func (w *Window) collect() {
+	n := 0
+	for _, t := range w.tables {
+		n += t.cells()
+	}
+	w.values = make([]seriesValue, 0, n)
+	for _, t := range w.tables {
+		w.values = t.collect(w.values)
+	}
+}
+
 // close sorts the values that were collected and puts together those of the
 // same series, which came through different intakes or spellings.
 func (w *Window) close(maxSetMembers int) {

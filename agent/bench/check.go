@@ -25,6 +25,7 @@ func (p *program) books() error {
 	if p.network == "udp" {
 		_, dropped, _ = socket(p.addr)
 	}
+	p.dropped = dropped
 	if l.KernelDropped != dropped {
 		return fmt.Errorf("the kernel dropped %d datagrams, the daemon says %d", dropped, l.KernelDropped)
 	}

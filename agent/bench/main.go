@@ -26,6 +26,7 @@
 //	W5  timers alone, packed
 //	W6  nothing at all
 //	W7  more than the machine can take: what is lost is counted, and memory stays
+//	W8  how long readers wait while windows are closed
 package main
 
 import (
@@ -118,6 +119,8 @@ var workloads = []workload{
 	{"W5 150,000/s", "udp", 1432, 1000, "d", 150_000, compare},
 	{"W4 100,000 series", "udp", 1432, 100_000, "c", 100_000, many},
 	{"W4 1,000,000 series", "udp", 1432, 1_000_000, "c", 200_000, many},
+	{"W8 100,000 series, readers", "", 0, 100_000, "", 0, pause},
+	{"W8 1,000,000 series, readers", "", 0, 1_000_000, "", 0, pause},
 	{"W6 idle", "udp", 0, 1, "c", 0, idle},
 	{"W7 overload", "udp", 0, 1000, mixed, 0, overload},
 }

@@ -31,6 +31,7 @@ type program struct {
 	sender  *sender
 
 	windows []measured
+	dropped uint64 // datagrams, by the kernel, as of the comparison of the books
 }
 
 // measured is what one window cost.
@@ -86,7 +87,7 @@ func startDaemon(name, binary, network, dir, settings string) (*program, error) 
 		return nil, err
 	}
 	p := &program{name: name, network: network, dir: dir, addr: filepath.Join(dir, "statsd.sock")}
-	if p.http, err = freePort(); err != nil {
+	if p.http, err = freeTCPPort(); err != nil {
 		return nil, err
 	}
 	listen := fmt.Sprintf("udp: [], unixgram: [{path: %s}]", p.addr)
@@ -107,7 +108,17 @@ func startDaemon(name, binary, network, dir, settings string) (*program, error) 
 	return p, p.ready()
 }
 
-// freePort returns an address on loopback that nobody listens on, TCP or UDP.
+// freeTCPPort returns an address on loopback that nobody listens on.
+func freeTCPPort() (string, error) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// freePort is the same for UDP.
 func freePort() (string, error) {
 	l, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
