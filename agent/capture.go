@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -178,46 +177,27 @@ func parseSpeed(text string) (float64, error) {
 }
 
 func replayTo(ctx context.Context, conn net.Conn, file io.Reader, speed float64) (packets int, bytes int64, err error) {
-	in := bufio.NewReaderSize(file, 64<<10)
 	var first, began time.Time // of the capture's packets, of this replay
-	for n := 1; ; n++ {
-		text, err := in.ReadBytes('\n')
-		if err == io.EOF && len(text) == 0 {
-			return packets, bytes, nil // also of a capture that was cut off
-		}
-		if err != nil && err != io.EOF {
-			return packets, bytes, err
-		}
-		var line struct {
-			captureHead
-			capturedPacket
-		}
-		if err := json.Unmarshal(text, &line); err != nil {
-			return packets, bytes, fmt.Errorf("line %d is no line of a capture: %w", n, err)
-		}
-		switch {
-		case n == 1:
-			if line.Format != captureFormat {
-				return 0, 0, errors.New("this is no capture, or one of another version")
-			}
-			continue
-		case line.From == "":
-			continue // the end, or something of a later version
-		}
+	err = eachCaptured(file, func(p *capturedPacket) error {
 		if packets == 0 {
-			first, began = line.At, time.Now()
+			first, began = p.At, time.Now()
 		}
 		if speed > 0 {
-			due := began.Add(time.Duration(float64(line.At.Sub(first)) / speed))
+			due := began.Add(time.Duration(float64(p.At.Sub(first)) / speed))
 			if err := sleep(ctx, time.Until(due)); err != nil {
-				return packets, bytes, nil // interrupted
+				return err
 			}
 		}
-		content := line.content()
+		content := p.content()
 		if _, err := conn.Write(content); err != nil {
-			return packets, bytes, sendError(conn.RemoteAddr().String(), err)
+			return sendError(conn.RemoteAddr().String(), err)
 		}
 		packets++
 		bytes += int64(len(content))
+		return nil
+	})
+	if ctx.Err() != nil {
+		err = nil // interrupted, which is no failure
 	}
+	return packets, bytes, err
 }

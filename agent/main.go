@@ -85,7 +85,7 @@ With FLUX_API_KEY in the environment it delivers to Flux.`,
 	root.SuggestionsMinimumDistance = 2 // letters that may differ; cobra's own default, which it sets too late for noArgs
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
-	root.AddCommand(run, newCheck(), newSend(), newSpool(), newStatus(), newTail(), newCapture(), newReplay(), newDoctor(), newPrepareDir(), newVersion())
+	root.AddCommand(run, newCheck(), newSend(), newSpool(), newStatus(), newTail(), newCapture(), newReplay(), newTop(), newPlan(), newDoctor(), newPrepareDir(), newVersion())
 	return root
 }
 
