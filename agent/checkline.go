@@ -55,6 +55,10 @@ func showLine(w io.Writer, set *listeners.RuleSet, line string) (taken bool) {
 	parser.Start([]byte(line), false)
 	batch, _ := parser.Next()
 	fmt.Fprintln(w, printable(line))
+	for _, e := range parser.Events() {
+		showEvent(w, e)
+		return true
+	}
 	if len(batch) == 0 {
 		fmt.Fprintf(w, "  is     %s\n", whyNot(parser))
 		return false
@@ -88,6 +92,18 @@ func showLine(w io.Writer, set *listeners.RuleSet, line string) (taken bool) {
 		fmt.Fprintln(w)
 	}
 	return reason == aggregator.Taken
+}
+
+// showEvent shows an event or a service check; rules are about metrics alone.
+func showEvent(w io.Writer, e *aggregator.Event) {
+	fmt.Fprintf(w, "  is     event %s %s\n", printable(string(e.Name)), printable(string(e.Properties)))
+	var tags []string
+	for k, v := range e.EachTag() {
+		tags = append(tags, string(k)+":"+string(v))
+	}
+	if len(tags) > 0 {
+		fmt.Fprintf(w, "  tags   %s\n", printable(strings.Join(tags, " ")))
+	}
 }
 
 // whyNot is the reason that a parser has counted.

@@ -339,11 +339,11 @@ type up struct {
 
 // booksOf is a ledger: a member per kind, and conservation_error.
 type booksOf[T any] struct {
-	Counter, Gauge, Distribution, Set T
-	ConservationError                 *int64 `json:"conservation_error"`
+	Counter, Gauge, Distribution, Set, Event T
+	ConservationError                        *int64 `json:"conservation_error"`
 }
 
-func (b *booksOf[T]) all() []T { return []T{b.Counter, b.Gauge, b.Distribution, b.Set} }
+func (b *booksOf[T]) all() []T { return []T{b.Counter, b.Gauge, b.Distribution, b.Set, b.Event} }
 
 // sum adds up one column over all kinds.
 func (b *booksOf[T]) sum(column func(T) uint64) (n uint64) {
@@ -491,7 +491,7 @@ func (l *logBuffer) find(text string) (line, bool) {
 func (l *logBuffer) stored() (n uint64) {
 	for _, rec := range l.lines() {
 		if strings.HasSuffix(rec.text("msg"), "window closed") {
-			n += rec.number("counter") + rec.number("gauge") + rec.number("distribution") + rec.number("set")
+			n += rec.number("counter") + rec.number("gauge") + rec.number("distribution") + rec.number("set") + rec.number("event")
 		}
 	}
 	return n

@@ -52,6 +52,19 @@ func (e *Event) EachTag() iter.Seq2[[]byte, []byte] {
 	}
 }
 
+// Tag returns the value of a tag, nil if there is none.
+func (e *Event) Tag(key string) []byte {
+	for rest := e.Tags; len(rest) > 0; {
+		k := rest[1 : 1+int(rest[0])]
+		rest = rest[1+len(k):]
+		v := rest[1 : 1+int(rest[0])]
+		if rest = rest[1+len(v):]; string(k) == key {
+			return v
+		}
+	}
+	return nil
+}
+
 // texts are the parts of an event that are text, in the order of its binary form.
 func (e *Event) texts() [9]*[]byte {
 	return [...]*[]byte{&e.Name, &e.Properties, &e.Tags, &e.UserID, &e.SessionID, &e.RequestID, &e.Environment, &e.Service, &e.Host}

@@ -1,6 +1,7 @@
 package forwarder
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -54,6 +55,7 @@ func TestRenderEventGolden(t *testing.T) {
 			RequestID: []byte("r"), Environment: []byte("prod"), Service: []byte("web"), Host: []byte("h\x00")},
 		{Name: []byte("zero"), Time: -1, HasValue: true, Properties: []byte(`{"nul":"\u0000","not":"\\u0000","\\\u0000":1}`)},
 		{Name: []byte("bare"), Time: 1},
+		{Name: bytes.Repeat([]byte("n"), 256), Time: 1},
 	} {
 		sheet.begin(aggregator.Events, 1)
 		f.RenderEvent(sheet, e)
@@ -62,7 +64,8 @@ func TestRenderEventGolden(t *testing.T) {
 		`{"events":[{"name":"order \"placed\"\n","value":-0.1,"timestamp":"2026-01-02T03:04:05.678Z","properties":{"text":"a\nb","n":[1,{}]},` +
 			`"user_id":"u","session_id":"s","request_id":"r","environment":"prod","service":"web","host":"h?","tags":{"app":"","region":"e\"u"}},` +
 			`{"name":"zero","value":0,"timestamp":"1969-12-31T23:59:59.999Z","properties":{"nul":"\u003f","not":"\\u0000","\\\u003f":1},"tags":{}}]}`,
-		`{"events":[{"name":"bare","timestamp":"1970-01-01T00:00:00.000Z","tags":{}}]}`,
+		`{"events":[{"name":"bare","timestamp":"1970-01-01T00:00:00.000Z","tags":{}},` +
+			`{"name":"` + shorten(strings.Repeat("n", 256), "") + `","timestamp":"1970-01-01T00:00:00.000Z","tags":{}}]}`,
 	} {
 		b := sheet.batches[i]
 		f.Finish(b)

@@ -215,7 +215,7 @@ func appendTimeAndTags(dst []byte, at time.Time, s aggregator.Series) []byte {
 // but for the tags.
 func (f *flux) RenderEvent(to *Sheet, e *aggregator.Event) {
 	to.Item(spool.Events, func(dst []byte) []byte {
-		dst = quote(append(dst, `{"name":`...), string(e.Name))
+		dst = quote(append(dst, `{"name":`...), shorten(string(e.Name), ""))
 		if e.HasValue {
 			dst = aggregator.AppendFloat(append(dst, `,"value":`...), e.Value)
 		}

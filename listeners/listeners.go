@@ -36,7 +36,7 @@ type Stats struct {
 	Name    string // transport and address: "udp:127.0.0.1:8125", "unixgram:/run/sluice/statsd.sock"
 	Packets uint64 // datagrams read, empty ones too
 	Bytes   uint64 // their payload
-	Samples uint64 // samples that the sink took
+	Samples uint64 // samples that the sink took, events among them
 
 	// Refused counts by reason. Late and what comes behind it count values; every
 	// other reason counts lines, however many values were packed into one.
@@ -94,6 +94,44 @@ func (c *counters) add(t *tally, refused *[aggregator.Reasons]uint64) {
 			c.refused[reason].Add(n)
 			refused[reason] = 0
 		}
+	}
+}
+
+// A feed turns packets into what a sink takes, and counts.
+type feed struct {
+	parser *Parser
+	sink   Sink
+	tally  tally
+}
+
+// take adds a packet that arrived at now.
+func (f *feed) take(now int64, packet []byte, truncated bool) {
+	f.tally.packets++
+	f.tally.bytes += uint64(len(packet))
+	f.parser.Start(packet, truncated)
+	for more := true; more; {
+		var batch []aggregator.Sample
+		batch, more = f.parser.Next()
+		if len(batch) > 0 {
+			f.tally.samples += uint64(len(batch))
+			if f.sink.Add(now, batch) > 0 {
+				f.tally.marks(batch, &f.parser.Refused)
+			}
+		}
+		for i := range f.parser.events {
+			f.takeEvent(now, &f.parser.events[i])
+		}
+	}
+}
+
+func (f *feed) takeEvent(now int64, e *parsedEvent) {
+	if reason := f.sink.AddEvent(now, &e.Event); reason != aggregator.Taken {
+		f.parser.Refused[reason]++
+		return
+	}
+	f.tally.samples++
+	if e.cut {
+		f.tally.cut++
 	}
 }
 

@@ -26,6 +26,7 @@ type heard struct {
 // A verdict is what a packet amounts to.
 type verdict struct {
 	samples []heard
+	events  []string // as showEvent writes them
 	refused [aggregator.Reasons]uint64
 	tagCut  uint64
 }
@@ -45,6 +46,16 @@ func oracle(n *Naming, packet string, truncated bool) verdict {
 	}
 	packet = strings.TrimPrefix(packet, "\uFEFF")
 	for line := range strings.SplitSeq(packet, "\n") {
+		if e, reason, is := oracleEvent(n, strings.TrimLeft(line, " \t")); is {
+			v.refused[reason]++
+			if reason == aggregator.Taken {
+				v.events = append(v.events, e.text)
+				if e.cut {
+					v.tagCut++
+				}
+			}
+			continue
+		}
 		line = strings.TrimLeft(strings.TrimRight(line, "\r\x00 \t"), " \t")
 		if line == "" {
 			continue
@@ -75,12 +86,6 @@ var oracleKinds = map[string]aggregator.Kind{
 }
 
 func oracleLine(n *Naming, line string) ([]heard, aggregator.Reason) {
-	switch {
-	case strings.HasPrefix(line, "_e{"):
-		return nil, aggregator.BadEvent
-	case strings.HasPrefix(line, "_sc|"):
-		return nil, aggregator.BadServiceCheck
-	}
 	fields := strings.Split(line, "|")
 	head := fields[0]
 	if len(fields) < 2 || !strings.Contains(head, ":") {

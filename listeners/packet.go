@@ -11,8 +11,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"sluice/aggregator"
 )
 
 // defaultReceiveBuffer is what the kernel is asked for, in bytes. Loss is decided by
@@ -197,7 +195,7 @@ func (p *Packet) Serve(ctx context.Context, open Sinks) error {
 			return fmt.Errorf("read %s: %w", p.name, err)
 		}
 		defer in.close()
-		readers[i] = reader{packet: p, in: in, parser: NewParser(&p.options.Naming), sink: open(&p.options.Naming)}
+		readers[i] = reader{packet: p, in: in, feed: feed{parser: NewParser(&p.options.Naming), sink: open(&p.options.Naming)}}
 	}
 	errs := make([]error, len(readers))
 	var running sync.WaitGroup
@@ -217,9 +215,7 @@ func (p *Packet) Serve(ctx context.Context, open Sinks) error {
 type reader struct {
 	packet *Packet
 	in     *receiver
-	parser *Parser
-	sink   Sink
-	tally  tally
+	feed
 }
 
 // run reads until the socket's deadline has passed, and then what is left.
@@ -229,7 +225,7 @@ func (r *reader) run(ctx context.Context) error {
 		n, err := r.in.receive()
 		switch {
 		case err == nil:
-			r.in.rest(n, r.take(n))
+			r.in.rest(n, r.takeAll(n))
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return r.empty()
 		case errors.Is(err, net.ErrClosed):
@@ -247,8 +243,8 @@ func (r *reader) run(ctx context.Context) error {
 	}
 }
 
-// take adds the n datagrams that were received to the sink. It answers when.
-func (r *reader) take(n int) (now int64) {
+// takeAll adds the n datagrams that were received to the sink. It answers when.
+func (r *reader) takeAll(n int) (now int64) {
 	now = time.Now().UnixNano()
 	tap := r.packet.options.Tap.get()
 	for i := range n {
@@ -256,20 +252,7 @@ func (r *reader) take(n int) (now int64) {
 		if tap != nil {
 			tap(r.packet.name, now, packet)
 		}
-		r.tally.packets++
-		r.tally.bytes += uint64(len(packet))
-		r.parser.Start(packet, truncated)
-		for more := true; more; {
-			var batch []aggregator.Sample
-			batch, more = r.parser.Next()
-			if len(batch) == 0 {
-				continue
-			}
-			r.tally.samples += uint64(len(batch))
-			if r.sink.Add(now, batch) > 0 {
-				r.tally.marks(batch, &r.parser.Refused)
-			}
-		}
+		r.take(now, packet, truncated)
 	}
 	r.packet.counters.add(&r.tally, &r.parser.Refused)
 	return now
@@ -289,7 +272,7 @@ func (r *reader) empty() error {
 		if n == 0 {
 			break
 		}
-		r.take(n)
+		r.takeAll(n)
 		left -= n
 	}
 	return nil

@@ -87,7 +87,7 @@ func TestPathDoesNotAllocate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	r := reader{packet: p, in: in, parser: NewParser(&p.options.Naming), sink: pathAggregator().Intake(&p.options.Naming)}
+	r := reader{packet: p, in: in, feed: feed{parser: NewParser(&p.options.Naming), sink: pathAggregator().Intake(&p.options.Naming)}}
 	for name, packet := range shapes {
 		round := func() {
 			if _, err := conn.Write(packet); err != nil {
@@ -97,7 +97,7 @@ func TestPathDoesNotAllocate(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.take(n)
+			r.takeAll(n)
 		}
 		for range 2000 { // distributions become sketches, and these grow
 			round()

@@ -110,7 +110,7 @@ func TestReceiveDoesNotAllocate(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := reader{packet: p, in: in, parser: NewParser(&normal), sink: deaf{}}
+		r := reader{packet: p, in: in, feed: feed{parser: NewParser(&normal), sink: deaf{}}}
 		packet := []byte("a.b:1|c|#k:v\nbad\nt:1:2:3|ms|@0.5|#a:b|#c:d\n")
 		allocs := testing.AllocsPerRun(200, func() {
 			for range 3 {
@@ -120,7 +120,7 @@ func TestReceiveDoesNotAllocate(t *testing.T) {
 			if err != nil || n != 3 {
 				t.Fatalf("receive() = %d, %v, want 3 packets", n, err)
 			}
-			r.take(n)
+			r.takeAll(n)
 		})
 		if allocs != 0 {
 			t.Errorf("%s: %v allocations per receive, want 0", network, allocs)

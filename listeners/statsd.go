@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"math"
 
+	"github.com/go-faster/jx"
+
 	"sluice/aggregator"
 )
 
@@ -42,6 +44,9 @@ type Parser struct {
 	naming  *Naming
 	rest    []byte              // of the packet, not yet parsed
 	batch   []aggregator.Sample // reused by Next
+	events  []parsedEvent       // reused by Next
+	key     aggregator.Key      // scratch of events
+	json    jx.Writer           // the same
 	scratch []byte              // reused by Next: bytes of samples that do not stand in the packet as they must
 }
 
@@ -64,21 +69,23 @@ func (p *Parser) Start(packet []byte, truncated bool) {
 
 // Next returns the packet's next samples, which are valid until Next or Start
 // is called again, and whether there may be more. The batch can be empty. The
-// samples of one line are never spread over two batches.
+// samples of one line are never spread over two batches. Events tells which
+// events were between them.
 func (p *Parser) Next() (batch []aggregator.Sample, more bool) {
-	p.batch, p.scratch = p.batch[:0], p.scratch[:0]
-	for len(p.rest) > 0 && len(p.batch) < batchSize {
+	p.batch, p.events, p.scratch = p.batch[:0], p.events[:0], p.scratch[:0]
+	for len(p.rest) > 0 && len(p.batch) < batchSize && len(p.events) < eventsSize {
 		line := p.rest
 		if i := bytes.IndexByte(line, '\n'); i >= 0 {
 			line, p.rest = line[:i], line[i+1:]
 		} else {
 			p.rest = nil
 		}
+		whole := line
 		line = trimLine(line)
 		if len(line) == 0 {
 			continue
 		}
-		if reason := p.parse(line); reason != aggregator.Taken {
+		if reason := p.parse(line, whole); reason != aggregator.Taken {
 			p.Refused[reason]++
 		}
 	}
@@ -102,16 +109,15 @@ func trimLine(line []byte) []byte {
 	return line
 }
 
-// parse appends the samples of one line to the batch, or none and answers why.
-func (p *Parser) parse(line []byte) aggregator.Reason {
+// parse appends the samples of one line to the batch, or its event to the events,
+// or neither and answers why. whole is the line with the white space around it.
+func (p *Parser) parse(line, whole []byte) aggregator.Reason {
 	if line[0] == '_' {
-		// Events and service checks are recognised and not built yet: until they
-		// are, every one counts as a bad one, which is loud and loses no count.
 		switch {
 		case bytes.HasPrefix(line, []byte("_e{")):
-			return aggregator.BadEvent
+			return p.event(whole[bytes.IndexByte(whole, '_'):])
 		case bytes.HasPrefix(line, []byte("_sc|")):
-			return aggregator.BadServiceCheck
+			return p.serviceCheck(line)
 		}
 	}
 

@@ -24,7 +24,7 @@ type recorder struct {
 }
 
 func (r *recorder) AddEvent(_ int64, e *aggregator.Event) aggregator.Reason {
-	r.events = append(r.events, string(e.Name))
+	r.events = append(r.events, showEvent(e))
 	return aggregator.Taken
 }
 
@@ -72,19 +72,12 @@ func parse(p *Parser, packet []byte, truncated bool) verdict {
 	p.Refused = [aggregator.Reasons]uint64{}
 	r := recorder{spelling: p.naming}
 	var t tally
-	p.Start(packet, truncated)
-	for more := true; more; {
-		var batch []aggregator.Sample
-		batch, more = p.Next()
-		t.samples += uint64(len(batch))
-		if r.Add(0, batch) > 0 {
-			t.marks(batch, &p.Refused)
-		}
+	f := feed{parser: p, sink: &r}
+	f.take(0, packet, truncated)
+	if t = f.tally; t.samples != uint64(len(r.samples)+len(r.events)) {
+		panic(fmt.Sprintf("counted %d samples, the sink took %d and %d events", t.samples, len(r.samples), len(r.events)))
 	}
-	if t.samples != uint64(len(r.samples)) {
-		panic(fmt.Sprintf("counted %d samples, the sink took %d", t.samples, len(r.samples)))
-	}
-	return verdict{samples: r.samples, refused: p.Refused, tagCut: t.cut}
+	return verdict{samples: r.samples, events: r.events, refused: p.Refused, tagCut: t.cut}
 }
 
 // String writes a verdict as the tables below do: samples and reasons, separated by "; ".
@@ -123,6 +116,7 @@ func (v verdict) String() string {
 		}
 		out = append(out, text)
 	}
+	out = append(out, v.events...)
 	for reason, n := range v.refused {
 		if n > 0 {
 			out = append(out, "!"+aggregator.Reason(reason).String())
@@ -160,9 +154,6 @@ var rows = []struct{ section, packet, want string }{
 	{"Lines", "\uFEFFa:1|c\n\uFEFFb:1|c", "a|counter 1; \uFEFFb|counter 1"},
 	{"Lines", "\uFEFF", ""},
 	{"Lines", "\xEF\xBBa:1|c", "\uFFFD\uFFFDa|counter 1"},
-	{"Lines", "_e{5,4}:title|text", "!bad_event"},
-	{"Lines", "_e{", "!bad_event"},
-	{"Lines", "_sc|name|0", "!bad_service_check"},
 	{"Lines", "_scope.x:1|c", "_scope.x|counter 1"},
 	{"Lines", "_e:1|c", "_e|counter 1"},
 	{"Lines", "_sc:1|c", "_sc|counter 1"},
@@ -368,7 +359,7 @@ func tagging(tags []aggregator.Tag) *Rules {
 }
 
 func TestPackets(t *testing.T) {
-	for _, row := range rows {
+	for _, row := range slices.Concat(rows, eventRows) {
 		t.Run(row.section+"/"+shorten(row.packet), func(t *testing.T) {
 			packet := []byte(row.packet)
 			if got := parse(NewParser(&normal), packet, false).String(); got != row.want {
@@ -521,7 +512,9 @@ var shapes = map[string]string{
 	"not finite":  "app.x:+Inf|g",
 	"bad name":    "sluice.x:y|c",
 	"malformed":   "what is this",
-	"event":       "_e{1,1}:a|b",
+	"event":       "_e{5,4}:title|text|d:1700000000|h:web-1|#env:prod,a:b|t:error|p:low",
+	"check":       "_sc|db.up|2|#env:prod|m:no answer",
+	"bad event":   "_e{1,1}:ab|b",
 }
 
 func TestParserDoesNotAllocate(t *testing.T) {
@@ -551,7 +544,7 @@ func drain(p *Parser, packet []byte) (n int) {
 // FuzzPacket compares the parser with the oracle: the samples, the reasons, and
 // that neither depends on where a stream of lines is cut into packets.
 func FuzzPacket(f *testing.F) {
-	for _, row := range rows {
+	for _, row := range slices.Concat(rows, eventRows) {
 		f.Add([]byte(row.packet), uint16(0), uint8(1))
 		f.Add([]byte(row.packet), uint16(len(row.packet)/2), uint8(6))
 	}
@@ -566,7 +559,7 @@ func FuzzPacket(f *testing.F) {
 			truncated := options&8 != 0 && i == 0
 			before := string(packet)
 			got, want := parse(p, packet, truncated), oracle(&n, before, truncated)
-			if !slices.Equal(got.samples, want.samples) || got.refused != want.refused || got.tagCut != want.tagCut {
+			if !slices.Equal(got.samples, want.samples) || !slices.Equal(got.events, want.events) || got.refused != want.refused || got.tagCut != want.tagCut {
 				t.Errorf("parse(%q, %v) with %+v\n got %s, %d cut\nwant %s, %d cut", before, truncated, n, got, got.tagCut, want, want.tagCut)
 			}
 			if string(packet) != before {
