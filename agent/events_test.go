@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"net"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -14,18 +16,34 @@ import (
 func TestEventsArrive(t *testing.T) {
 	flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499}))
 	s := setup{Flux: flux.URL, Dir: t.TempDir()}
+	stream := filepath.Join(s.Dir, "stream.sock")
+	s.Listen = fmt.Sprintf("  udp: [\"127.0.0.1:0\"]\n  unixgram: [{path: %q}]\n  unix: [{path: %q}]\n  http: \"127.0.0.1:0\"\n",
+		filepath.Join(s.Dir, "statsd.sock"), stream)
 	sent := 0
 	for round := range 2 {
 		d := start(t, s)
-		for _, network := range []string{"udp", "unixgram"} {
-			conn := d.dial(network)
+		for short, network := range map[string]string{"udp": "udp", "gram": "unixgram", "stream": "unix"} {
+			var conn net.Conn
+			if network == "unix" {
+				var err error
+				if conn, err = net.Dial(network, stream); err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+			} else {
+				conn = d.dial(network)
+			}
 			for i := range 20 {
-				name := fmt.Sprintf("%s %d %02d", network, round, i)
-				d.send(conn, fmt.Sprintf("beside:1|c\n_e{%d,4}:%s|text|#a:b\n_sc|check %s|%d|m:x", len(name), name, name, i%4))
+				name := fmt.Sprintf("%s %d %02d", short, round, i)
+				packet := fmt.Sprintf("beside:1|c\n_e{%d,4}:%s|text|#a:b\n_sc|check %s|%d|m:x", len(name), name, name, i%4)
+				if network == "unix" {
+					packet = string([]byte{byte(len(packet)), 0, 0, 0}) + packet // its length, little endian
+				}
+				d.send(conn, packet)
 				sent += 3
 			}
 		}
-		d.taken(uint64(40 * 3))
+		d.taken(uint64(60 * 3))
 		if round == 1 {
 			d.delivered()
 			if got := d.status().Upstreams[0].Ledger.Event.Delivered; got != uint64(sent*2/3) {
@@ -46,8 +64,8 @@ func TestEventsArrive(t *testing.T) {
 			t.Errorf("%s: %q, want 40 in order", transport, names)
 		}
 	}
-	if got := len(flux.Events()); got != sent*2/3 || len(byTransport) != 2 {
-		t.Errorf("%d events upstream over %d transports, want %d over 2", got, len(byTransport), sent*2/3)
+	if got := len(flux.Events()); got != sent*2/3 || len(byTransport) != 3 {
+		t.Errorf("%d events upstream over %d transports, want %d over 3", got, len(byTransport), sent*2/3)
 	}
 	if got, _ := flux.CounterTotal("beside").Whole(); got.Int64() != int64(sent/3) {
 		t.Errorf("total beside them = %v, want %d", got, sent/3)

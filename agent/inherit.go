@@ -91,6 +91,9 @@ func (a *agent) heir(e endpoint) (*os.File, bool) {
 // is tells whether a socket is the one that an endpoint asks for. All of a host's
 // addresses have several spellings.
 func (in *inherited) is(e endpoint) bool {
+	if e.kind == "unix" { // what a stream carries is for the configuration to say
+		return in.kind == "http" && in.addr == "unix:"+e.addr
+	}
 	return in.kind == e.kind && (in.addr == e.addr || in.kind != "unixgram" && sameAddress(in.addr, e.addr))
 }
 
@@ -109,6 +112,14 @@ func adopt(s *socket, f *os.File, o listeners.PacketOptions) (err error) {
 	if s.kind == "http" {
 		s.web, err = net.FileListener(f)
 		return err
+	}
+	if s.kind == "unix" {
+		l, err := net.FileListener(f)
+		if err != nil {
+			return err
+		}
+		s.packet = listeners.AdoptStream(l.(*net.UnixListener), o)
+		return nil
 	}
 	conn, err := net.FilePacketConn(f)
 	if err != nil {

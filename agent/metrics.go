@@ -113,6 +113,8 @@ func (a *agent) listenerMetrics(e *exposition) {
 	e.one("sluice_http_evicted_total", "counter", "HTTP connections closed to make room for others.", float64(evicted))
 	e.one("sluice_datacat_sessions", "gauge", "Sessions of DataCat programs that are known.", float64(a.api.Sessions()))
 	each("sluice_kernel_dropped_total", "counter", "Datagrams the kernel dropped because the receive buffer was full.", func(s listeners.Stats) float64 { return float64(s.KernelDropped) })
+	each("sluice_stream_connections", "gauge", "Open connections of a Unix stream socket.", func(s listeners.Stats) float64 { return float64(s.Connections) })
+	each("sluice_stream_evicted_total", "counter", "Connections closed because there were too many.", func(s listeners.Stats) float64 { return float64(s.Evicted) })
 	each("sluice_receive_buffer_bytes", "gauge", "Receive buffer the kernel granted.", func(s listeners.Stats) float64 { return float64(s.ReceiveBuffer) })
 }
 

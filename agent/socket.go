@@ -20,7 +20,7 @@ import (
 // An endpoint is a socket as the configuration wants it. Two that are equal need
 // only one socket: it stays open when the configuration is read again.
 type endpoint struct {
-	kind    string // udp, unixgram, http
+	kind    string // udp, unixgram, unix, http
 	addr    string // host:port or path
 	mode    fs.FileMode
 	group   string
@@ -58,6 +58,9 @@ func endpoints(l configs.Listen) (all []endpoint) {
 		e.kind, e.addr, e.mode, e.group = "unixgram", s.Path, s.Mode, s.Group
 		add(e)
 	}
+	for _, s := range l.Unix {
+		add(endpoint{kind: "unix", addr: s.Path, mode: s.Mode, group: s.Group})
+	}
 	if l.HTTP != "" {
 		add(endpoint{kind: "http", addr: l.HTTP})
 	}
@@ -81,14 +84,25 @@ func onIPv6(addr string) (string, bool) {
 	return net.JoinHostPort("::1", port), err == nil && (host == "127.0.0.1" || host == "localhost") && port != "0"
 }
 
+// packets are what listens for the statsd dialect: *listeners.Packet or
+// *listeners.Stream.
+type packets interface {
+	Name() string
+	Addr() string
+	Serve(context.Context, listeners.Sinks) error
+	Stats() listeners.Stats
+	Senders() []listeners.Sender
+	Close()
+}
+
 // A socket is an open endpoint and what serves it.
 //
 //	open ──start──▶ served ──stop──▶ emptied and closed
 type socket struct {
 	endpoint
-	name   string            // transport and address, as in status
-	packet *listeners.Packet // of datagrams; else nil
-	web    net.Listener      // of HTTP; else nil
+	name   string       // transport and address, as in status
+	packet packets      // of datagrams or a stream; else nil
+	web    net.Listener // of HTTP; else nil
 
 	stop func()        // set by start
 	done chan struct{} // closed when it is no longer served
@@ -109,6 +123,8 @@ func (a *agent) open(e endpoint) (*socket, error) {
 		s.packet, err = listeners.ListenUDP(e.addr, o)
 	case e.kind == "unixgram":
 		s.packet, err = listeners.ListenUnixgram(e.addr, e.mode, e.group, o)
+	case e.kind == "unix":
+		s.packet, err = listeners.ListenUnixStream(e.addr, e.mode, e.group, o)
 	default:
 		s.web, err = listenHTTP(e.addr)
 	}
@@ -227,7 +243,7 @@ func (a *agent) serveHTTP(ctx context.Context, s *socket) error {
 	return fmt.Errorf("serve http %s: %w", s.web.Addr(), err)
 }
 
-// ofKind picks the sockets that take datagrams, or those of HTTP.
+// ofKind picks the sockets that take packets, or those of HTTP.
 func ofKind(sockets []*socket, packets bool) (picked []*socket) {
 	for _, s := range sockets {
 		if (s.packet != nil) == packets {

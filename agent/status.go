@@ -46,6 +46,16 @@ type listenerDoc struct {
 	TagCut        uint64            `json:"tag_cut"`
 	KernelDropped uint64            `json:"kernel_dropped"`
 	ReceiveBuffer int               `json:"receive_buffer"`
+	Connections   int               `json:"connections"`
+	Senders       []senderDoc       `json:"senders"`
+}
+
+type senderDoc struct {
+	PID     int32  `json:"pid"`
+	UID     uint32 `json:"uid"`
+	Command string `json:"command"`
+	Packets uint64 `json:"packets"`
+	Samples uint64 `json:"samples"`
 }
 
 type seriesDoc struct {
@@ -175,7 +185,11 @@ func (a *agent) status(now time.Time) statusDoc {
 		Ledger:    a.intakeLedger(stats),
 	}
 	for _, s := range ofKind(is.sockets, true) {
-		doc.Listeners = append(doc.Listeners, listenerStatus(s.packet.Stats()))
+		d := listenerStatus(s.packet.Stats())
+		for _, one := range s.packet.Senders() {
+			d.Senders = append(d.Senders, senderDoc(one))
+		}
+		doc.Listeners = append(doc.Listeners, d)
 	}
 	if stats, ok := a.apiStats(is); ok {
 		doc.Listeners = append(doc.Listeners, listenerStatus(stats))
@@ -216,7 +230,7 @@ func (a *agent) apiStats(is view) (s listeners.Stats, ok bool) {
 
 func listenerStatus(s listeners.Stats) listenerDoc {
 	d := listenerDoc{Name: s.Name, Packets: s.Packets, Samples: s.Samples, Rejected: map[string]uint64{},
-		TagCut: s.TagCut, KernelDropped: s.KernelDropped, ReceiveBuffer: s.ReceiveBuffer}
+		TagCut: s.TagCut, KernelDropped: s.KernelDropped, ReceiveBuffer: s.ReceiveBuffer, Connections: s.Connections, Senders: []senderDoc{}}
 	for reason, n := range s.Rejected() {
 		d.Rejected[reason] = n
 	}

@@ -28,7 +28,7 @@ var statusShape = map[string]string{
 	"version": "string", "started": "string", "ready.ok": "bool", "ready.detail": "string",
 	"config.file": "string", "config.loaded": "string", "config.error": "string",
 	"listeners[].name": "string", "listeners[].packets": "number", "listeners[].samples": "number", "listeners[].rejected": "object",
-	"listeners[].kernel_dropped": "number", "listeners[].receive_buffer": "number",
+	"listeners[].kernel_dropped": "number", "listeners[].receive_buffer": "number", "listeners[].connections": "number", "listeners[].senders": "array",
 	"series.open": "number", "series.limit": "number", "series.folded": "array",
 	"series.folded[].metric": "string", "series.folded[].tag": "string", "series.folded[].examples": "array", "series.folded[].sender": "string",
 	"spool.dir": "string", "spool.state": "string", "spool.segments": "number", "spool.bytes": "number", "spool.oldest": "string",

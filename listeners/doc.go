@@ -3,9 +3,9 @@
 //
 // # Words
 //
-// A packet is what arrived in one piece: a datagram. It holds lines, separated
+// A packet is what arrived in one piece: a datagram, or a frame of a stream. It holds lines, separated
 // by newlines. A line is one metric in the statsd dialect and becomes one
-// sample, or several when values are packed. A line that cannot be taken is
+// sample, or several when values are packed; or it is an event or a service check. A line that cannot be taken is
 // refused: it is counted under exactly one reason, and never affects the other
 // lines of its packet. The accepted protocol is docs/protocols.md.
 //
@@ -28,8 +28,12 @@
 //	batch       about 512 samples, or one line's packed values if those are more
 //	body        MaxBody bytes, before and after inflation; 48 MiB of those over 64 KiB
 //	request     500 metrics and 500 events, 1,000 metrics of Pulse
-//	connections MaxConns, MaxConnsOfPeer
 //	sessions    10,000, of running totals 16 MiB
+//	events      64 at once, behind the samples that came with them
+//	connections MaxConns and MaxConnsOfPeer of HTTP, MaxStreams of a stream socket;
+//	            the one that is silent for longest goes
+//	a frame     has frameTimeout to come in
+//	senders     MaxSenders of a stream socket; the one that is silent for longest joins the others
 //	socket path 107 bytes (unix(7): sun_path holds 108 with the final zero)
 //	name, tags  aggregator.MaxName, MaxTagKey, MaxTagValue, MaxTags
 //

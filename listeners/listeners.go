@@ -49,6 +49,12 @@ type Stats struct {
 	// receive buffer was full. Linux only, UDP only: a full Unix socket makes
 	// its senders wait or fail, and nothing is counted.
 	KernelDropped uint64
+
+	// Connections are open now; Evicted were closed for others' sake. Stream sockets
+	// only.
+	Connections int
+	Evicted     uint64
+
 	ReceiveBuffer int // bytes granted by the kernel, in the unit in which they were asked for
 }
 
@@ -80,6 +86,15 @@ type tally struct {
 	packets, bytes, samples, cut uint64
 }
 
+// stats returns the sums as a listener's.
+func (c *counters) stats(name string) Stats {
+	s := Stats{Name: name, Packets: c.packets.Load(), Bytes: c.bytes.Load(), Samples: c.samples.Load(), TagCut: c.cut.Load()}
+	for reason := range c.refused {
+		s.Refused[reason] = c.refused[reason].Load()
+	}
+	return s
+}
+
 // add takes over, and empties, what a reader and its parser have counted.
 func (c *counters) add(t *tally, refused *[aggregator.Reasons]uint64) {
 	c.packets.Add(t.packets)
@@ -106,9 +121,21 @@ type feed struct {
 
 // take adds a packet that arrived at now.
 func (f *feed) take(now int64, packet []byte, truncated bool) {
-	f.tally.packets++
-	f.tally.bytes += uint64(len(packet))
 	f.parser.Start(packet, truncated)
+	f.add(now, len(packet))
+}
+
+// goOn adds lines that go on a text that has begun.
+func (f *feed) goOn(now int64, lines []byte) {
+	f.parser.Start(nil, false)
+	f.parser.rest = lines
+	f.add(now, len(lines))
+}
+
+// add hands over what the parser reads.
+func (f *feed) add(now int64, bytes int) {
+	f.tally.packets++
+	f.tally.bytes += uint64(bytes)
 	for more := true; more; {
 		var batch []aggregator.Sample
 		batch, more = f.parser.Next()

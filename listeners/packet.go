@@ -281,23 +281,17 @@ func (r *reader) empty() error {
 // Stats returns what has been counted so far. It may be called at any time, also
 // after Close.
 func (p *Packet) Stats() Stats {
-	s := Stats{
-		Name:          p.name,
-		Packets:       p.counters.packets.Load(),
-		Bytes:         p.counters.bytes.Load(),
-		Samples:       p.counters.samples.Load(),
-		TagCut:        p.counters.cut.Load(),
-		ReceiveBuffer: p.granted,
-	}
-	for reason := range p.counters.refused {
-		s.Refused[reason] = p.counters.refused[reason].Load()
-	}
+	s := p.counters.stats(p.name)
+	s.ReceiveBuffer = p.granted
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.countDropsLocked()
 	s.KernelDropped = p.dropped
 	return s
 }
+
+// Senders returns nothing: datagrams are not asked for their sender.
+func (p *Packet) Senders() []Sender { return nil }
 
 // countDropsLocked asks the kernel how many datagrams it has dropped.
 func (p *Packet) countDropsLocked() {

@@ -1,0 +1,114 @@
+package listeners
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+)
+
+// MaxSenders bounds the programs that a Unix socket counts apart. Beyond, the one
+// that has been silent for longest is counted among the others.
+const MaxSenders = 64
+
+// A Sender is a program that has sent to a Unix socket, as the kernel names it.
+type Sender struct {
+	PID     int32  // 0: those that are not counted apart any more
+	UID     uint32 // user
+	Command string // the program's name, as in ps -o comm; "" if it was gone before it could be asked for
+	Packets uint64
+	Samples uint64 // that the sink took
+}
+
+// credentials tell who has sent something; the zero value is nobody.
+type credentials struct {
+	pid int32
+	uid uint32
+}
+
+// A sender is what is counted of one program.
+type sender struct {
+	credentials
+	command          string
+	packets, samples uint64
+	last             int64 // when it was heard of, nanoseconds since 1970
+	gone             bool  // counted among the others
+}
+
+// senders are those of one socket.
+type senders struct {
+	mu     sync.Mutex // guards the fields below
+	all    map[credentials]*sender
+	others sender
+}
+
+// of returns the sender with those credentials, nil if they are nobody's.
+func (s *senders) of(c credentials) *sender {
+	if c.pid == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if one := s.all[c]; one != nil {
+		return one
+	}
+	if s.all == nil {
+		s.all = make(map[credentials]*sender)
+	}
+	if len(s.all) >= MaxSenders {
+		s.dropLocked()
+	}
+	one := &sender{credentials: c, command: commandOf(c.pid), last: time.Now().UnixNano()}
+	s.all[c] = one
+	return one
+}
+
+// dropLocked counts the one that has been silent for longest among the others.
+func (s *senders) dropLocked() {
+	var silent *sender
+	for _, one := range s.all {
+		if silent == nil || one.last < silent.last {
+			silent = one
+		}
+	}
+	delete(s.all, silent.credentials)
+	silent.gone = true
+	s.others.packets += silent.packets
+	s.others.samples += silent.samples
+}
+
+// count adds to what one has sent.
+func (s *senders) count(one *sender, now int64, packets, samples uint64) {
+	if one == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if one.gone {
+		one = &s.others
+	}
+	one.packets += packets
+	one.samples += samples
+	one.last = now
+}
+
+// list returns all, those with most samples first, and the others last.
+func (s *senders) list() []Sender {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]Sender, 0, len(s.all)+1)
+	for _, one := range s.all {
+		list = append(list, one.show())
+	}
+	slices.SortFunc(list, func(a, b Sender) int {
+		return cmp.Or(cmp.Compare(b.Samples, a.Samples), cmp.Compare(a.PID, b.PID), cmp.Compare(a.UID, b.UID))
+	})
+	if s.others.packets > 0 {
+		list = append(list, s.others.show())
+	}
+	return list
+}
+
+func (s *sender) show() Sender {
+	return Sender{PID: s.pid, UID: s.uid, Command: s.command, Packets: s.packets, Samples: s.samples}
+}

@@ -1,0 +1,396 @@
+package listeners
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"sluice/aggregator"
+)
+
+// MaxStreams bounds the connections of a stream socket. Each takes a descriptor
+// and what of a frame has arrived, at most 64 KiB. Beyond, the connection goes that
+// has been silent for longest, of the user with the most of them; its client
+// connects anew when it has something to say.
+const MaxStreams = 1024
+
+const (
+	// frameHead is the length in front of a frame: 4 bytes, little endian.
+	frameHead = 4
+	// streamBuffer is what a connection begins with; it grows to what a frame needs,
+	// and is given back when more than that lies idle.
+	streamBuffer = 4 << 10
+	// frameTimeout is how long a frame may take to come in. Clients write a frame at
+	// once; what stands still in the midst of one holds memory for nothing.
+	frameTimeout = 30 * time.Second
+	// maxFeeds is how many sinks a socket's connections share: parsing is short.
+	maxFeeds = 4
+)
+
+// Stream listens on a Unix stream socket. Each connection carries frames, of which
+// each is a packet, or newline-separated text.
+//
+//	open ──Serve──▶ accepting ──ctx done──▶ emptying ──▶ closed
+type Stream struct {
+	options  PacketOptions
+	name     string
+	listener *net.UnixListener
+	file     *socketFile // nil if somebody else has opened the socket
+	adopted  bool
+	counters counters
+	senders  senders
+	feeds    chan *feed // those that no connection uses
+	stopping atomic.Bool
+
+	mu      sync.Mutex // guards the fields below
+	closed  bool
+	conns   map[*stream]struct{}
+	evicted uint64
+}
+
+// ListenUnixStream opens a Unix stream socket at path, with the rules for files
+// that ListenUnixgram has.
+func ListenUnixStream(path string, mode fs.FileMode, group string, o PacketOptions) (*Stream, error) {
+	l, file, err := bindUnix("unix", path, mode, group, listenPrivate)
+	if err != nil {
+		return nil, listenError("unix", path, "listen.unix", err)
+	}
+	l.SetUnlinkOnClose(false) // the file may be another's by then
+	return newStream(l, file, o), nil
+}
+
+// AdoptStream takes over a Unix stream socket that somebody else has opened and
+// holds on to, such as systemd: its file stays, and who connects from now on is
+// for whoever takes it over next.
+func AdoptStream(l *net.UnixListener, o PacketOptions) *Stream {
+	l.SetUnlinkOnClose(false)
+	s := newStream(l, nil, o)
+	s.adopted = true
+	return s
+}
+
+func newStream(l *net.UnixListener, file *socketFile, o PacketOptions) *Stream {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Stream{options: o, name: "unix:" + l.Addr().String(), listener: l, file: file,
+		feeds: make(chan *feed, min(runtime.GOMAXPROCS(0), maxFeeds)), conns: make(map[*stream]struct{})}
+}
+
+// Name returns transport and address, such as "unix:/run/sluice/stream.sock".
+func (s *Stream) Name() string { return s.name }
+
+// Addr returns the path that clients connect to.
+func (s *Stream) Addr() string { return s.listener.Addr().String() }
+
+// Serve accepts connections until ctx is done, then takes what they had sent by
+// then, closes all and returns nil. Connections share as many sinks as there are
+// processors, at most maxFeeds. It returns early only when the socket was closed.
+func (s *Stream) Serve(ctx context.Context, open Sinks) error {
+	defer s.Close()
+	for range cap(s.feeds) {
+		s.feeds <- &feed{parser: NewParser(&s.options.Naming), sink: open(&s.options.Naming)}
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
+	stop := context.AfterFunc(ctx, s.stop)
+	defer stop()
+	last := ""
+	for {
+		conn, err := s.listener.AcceptUnix()
+		switch {
+		case err == nil:
+			c := s.add(conn)
+			running.Go(func() { c.run(); s.remove(c) })
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			s.stop()
+			return fmt.Errorf("accept on %s: %w", s.name, err)
+		default: // such as EMFILE: the socket is still good
+			if text := err.Error(); text != last {
+				last = text
+				s.options.Log.Error("accepting a connection, which is tried again", "listener", s.name, "error", err)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
+}
+
+// acceptRest is how long connections that are in the kernel's queue when the
+// stop begins are waited for.
+const acceptRest = 20 * time.Millisecond
+
+// stop ends what the connections may send. Those in the kernel's queue are
+// accepted first, unless the socket is another's.
+func (s *Stream) stop() {
+	s.file.remove() // from here on, new clients are refused and not forgotten
+	rest := acceptRest
+	if s.adopted {
+		rest = 0
+	}
+	s.listener.SetDeadline(time.Now().Add(rest))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopping.Store(true)
+	for c := range s.conns {
+		stopStream(c.conn)
+	}
+}
+
+// add counts a connection in, and another out if they are too many.
+func (s *Stream) add(conn *net.UnixConn) *stream {
+	c := &stream{of: s, conn: conn, sender: s.senders.of(credentialsOf(conn))}
+	c.active.Store(time.Now().UnixNano())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.conns) >= MaxStreams {
+		s.evictLocked()
+	}
+	s.conns[c] = struct{}{}
+	if s.stopping.Load() {
+		stopStream(conn)
+	}
+	return c
+}
+
+// evictLocked closes the connection that has been silent for longest, of the user
+// with the most of them.
+func (s *Stream) evictLocked() {
+	of := map[uint32]int{}
+	for c := range s.conns {
+		of[c.uid()]++
+	}
+	most := 0
+	for _, n := range of {
+		most = max(most, n)
+	}
+	var silent *stream
+	since := int64(math.MaxInt64)
+	for c := range s.conns {
+		if at := c.active.Load(); of[c.uid()] == most && at < since {
+			silent, since = c, at
+		}
+	}
+	delete(s.conns, silent)
+	silent.conn.Close()
+	s.evicted++
+}
+
+func (s *Stream) remove(c *stream) {
+	c.conn.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+// Stats returns what has been counted so far. It may be called at any time, also
+// after Close.
+func (s *Stream) Stats() Stats {
+	stats := s.counters.stats(s.name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stats.Connections, stats.Evicted = len(s.conns), s.evicted
+	return stats
+}
+
+// Senders returns what was counted of each program that has sent.
+func (s *Stream) Senders() []Sender { return s.senders.list() }
+
+// Close closes the socket and removes its file. It is Serve that ends
+// connections; Close is for a Stream that is not served. It may be called more
+// than once.
+func (s *Stream) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.closed = true
+	s.file.remove()
+	s.listener.Close()
+}
+
+// A stream is one connection.
+type stream struct {
+	of     *Stream
+	conn   *net.UnixConn
+	sender *sender      // nil if it is not known
+	active atomic.Int64 // when it was last heard of, nanoseconds since 1970
+
+	// Owned by run.
+	buf   []byte // read and not yet taken
+	known bool   // whether it is text
+	text  bool   // newline-separated
+	skip  bool   // the rest of a line that is too long
+	timed bool   // there is a deadline for a frame
+	fresh bool   // a frame has been completed since
+}
+
+// run reads until the client or the listener ends the connection, or a frame
+// cannot be one.
+func (c *stream) run() {
+	for {
+		c.makeRoom()
+		n, err := c.conn.Read(c.buf[len(c.buf):cap(c.buf)])
+		if n > 0 {
+			c.active.Store(time.Now().UnixNano())
+			c.buf = c.buf[:len(c.buf)+n]
+			if !c.take(false) {
+				return
+			}
+		}
+		if err != nil {
+			c.take(true)
+			return
+		}
+		c.limitFrame()
+	}
+}
+
+// uid is the client's user; all are one where they are not known.
+func (c *stream) uid() uint32 {
+	if c.sender == nil {
+		return 0
+	}
+	return c.sender.uid
+}
+
+// makeRoom grows the buffer if it is full, and gives a large one back that is empty.
+func (c *stream) makeRoom() {
+	switch {
+	case len(c.buf) == 0 && cap(c.buf) != streamBuffer:
+		c.buf = make([]byte, 0, streamBuffer)
+	case len(c.buf) == cap(c.buf):
+		grown := make([]byte, len(c.buf), min(2*cap(c.buf), frameHead+MaxPacket))
+		copy(grown, c.buf)
+		c.buf = grown
+	}
+}
+
+// limitFrame sets a deadline when a frame begins, and takes it away when none is
+// under way.
+func (c *stream) limitFrame() {
+	if deadline, change := c.deadline(time.Now()); change && !c.of.stopping.Load() {
+		c.conn.SetReadDeadline(deadline)
+	}
+}
+
+// deadline answers until when the frame under way must be there, the zero time if
+// none is, and whether that is news.
+func (c *stream) deadline(now time.Time) (at time.Time, change bool) {
+	begun := len(c.buf) > 0 && !c.text
+	change = begun != c.timed || begun && c.fresh
+	c.timed, c.fresh = begun, false
+	if begun {
+		at = now.Add(frameTimeout)
+	}
+	return at, change
+}
+
+// take takes the packets that are complete; end says that nothing will follow. It
+// answers false if the connection is of no use any more.
+func (c *stream) take(end bool) (good bool) {
+	if !c.known {
+		if len(c.buf) < frameHead && !end {
+			return true
+		}
+		c.known, c.text = true, isText4(c.buf[:min(len(c.buf), frameHead)])
+	}
+	f := <-c.of.feeds
+	defer func() { c.of.feeds <- f }()
+	now := time.Now().UnixNano()
+	rest, good := c.buf, true
+	if c.text {
+		rest = c.takeLines(f, now, end)
+	} else {
+		rest, good = c.takeFrames(f, now)
+		c.fresh = c.fresh || len(rest) < len(c.buf)
+		if end && len(rest) > 0 {
+			f.parser.Refused[aggregator.Truncated]++
+		}
+	}
+	c.buf = c.buf[:copy(c.buf, rest)]
+	c.of.senders.count(c.sender, now, f.tally.packets, f.tally.samples)
+	c.of.counters.add(&f.tally, &f.parser.Refused)
+	return good
+}
+
+// takeFrames takes the complete frames and returns what is left.
+func (c *stream) takeFrames(f *feed, now int64) (rest []byte, good bool) {
+	rest = c.buf
+	tap := c.of.options.Tap.get()
+	for len(rest) >= frameHead {
+		length := binary.LittleEndian.Uint32(rest)
+		if length > MaxPacket { // where the next one begins cannot be known
+			f.parser.Refused[aggregator.BadFrame]++
+			return nil, false
+		}
+		if uint32(len(rest)-frameHead) < length {
+			break
+		}
+		if length > 0 {
+			if tap != nil {
+				tap(c.of.name, now, rest[frameHead:frameHead+length])
+			}
+			f.take(now, rest[frameHead:frameHead+length], false)
+		}
+		rest = rest[frameHead+length:]
+	}
+	return rest, true
+}
+
+// takeLines takes the complete lines and returns what is left. A line that is longer
+// than a packet is refused as truncated, once.
+func (c *stream) takeLines(f *feed, now int64, end bool) (rest []byte) {
+	complete := c.buf
+	if !end {
+		i := bytes.LastIndexByte(c.buf, '\n') + 1
+		complete, rest = c.buf[:i], c.buf[i:]
+	}
+	if c.skip && len(complete) > 0 {
+		_, complete, _ = bytes.Cut(complete, []byte("\n"))
+		c.skip = false
+	}
+	if len(complete) > 0 {
+		if tap := c.of.options.Tap.get(); tap != nil {
+			tap(c.of.name, now, complete)
+		}
+		f.goOn(now, complete)
+	}
+	if len(rest) > MaxPacket {
+		if !c.skip {
+			f.parser.Refused[aggregator.Truncated]++
+		}
+		c.skip, rest = true, nil
+	}
+	if c.skip {
+		rest = nil
+	}
+	return rest
+}
+
+// isText4 answers whether b, the first bytes of a connection, are text: no length that
+// a frame may have looks like that.
+func isText4(b []byte) bool {
+	for _, c := range b {
+		if (c < ' ' || c > '~') && c != '\n' && c != '\r' && c != '\t' {
+			return false
+		}
+	}
+	return true
+}
