@@ -33,7 +33,7 @@
 //	connections MaxConns and MaxConnsOfPeer of HTTP, MaxStreams of a stream socket;
 //	            the one that is silent for longest goes
 //	a frame     has frameTimeout to come in
-//	senders     MaxSenders of a stream socket; the one that is silent for longest joins the others
+//	senders     MaxSenders of a Unix socket; the one that is silent for longest joins the others
 //	socket path 107 bytes (unix(7): sun_path holds 108 with the final zero)
 //	name, tags  aggregator.MaxName, MaxTagKey, MaxTagValue, MaxTags
 //

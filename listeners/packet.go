@@ -59,6 +59,7 @@ type Packet struct {
 	adopted  bool
 	granted  int
 	counters counters
+	senders  senders
 
 	mu      sync.Mutex // guards the fields below
 	closed  bool
@@ -129,6 +130,7 @@ func newPacket(conn packetConn, file *socketFile, name string, adopted bool, o P
 		p.Close()
 		return nil, fmt.Errorf("listen %s: set the receive buffer to %d bytes: %w", name, o.ReceiveBuffer, err)
 	}
+	passCredentials(conn, p.raw)
 	if p.granted < o.ReceiveBuffer {
 		o.Log.Warn("the kernel granted a smaller receive buffer; bursts may be lost (raise net.core.rmem_max)",
 			"listener", name, "asked", o.ReceiveBuffer, "granted", p.granted)
@@ -216,6 +218,11 @@ type reader struct {
 	packet *Packet
 	in     *receiver
 	feed
+
+	// The sender of the last datagram, and what it has sent that is not counted yet.
+	sender         *sender
+	credentials    credentials
+	heard, samples uint64
 }
 
 // run reads until the socket's deadline has passed, and then what is left.
@@ -252,10 +259,32 @@ func (r *reader) takeAll(n int) (now int64) {
 		if tap != nil {
 			tap(r.packet.name, now, packet)
 		}
+		before := r.tally.samples
 		r.take(now, packet, truncated)
+		r.from(now, r.in.credentials(i), r.tally.samples-before)
 	}
+	r.flush(now)
 	r.packet.counters.add(&r.tally, &r.parser.Refused)
 	return now
+}
+
+// from notes who has sent a packet of so many samples.
+func (r *reader) from(now int64, c credentials, samples uint64) {
+	if c != r.credentials {
+		r.flush(now)
+		r.sender, r.credentials = r.packet.senders.of(c), c
+	}
+	r.heard++
+	r.samples += samples
+}
+
+// flush counts what the last sender has sent. Should it have been put among the
+// others meanwhile, it is looked up anew.
+func (r *reader) flush(now int64) {
+	if !r.packet.senders.count(r.sender, now, r.heard, r.samples) {
+		r.sender, r.credentials = nil, credentials{}
+	}
+	r.heard, r.samples = 0, 0
 }
 
 // empty takes what is left in the socket's queue. A flood does not hold it up:
@@ -290,8 +319,9 @@ func (p *Packet) Stats() Stats {
 	return s
 }
 
-// Senders returns nothing: datagrams are not asked for their sender.
-func (p *Packet) Senders() []Sender { return nil }
+// Senders returns what was counted of each program that has sent: to a Unix socket,
+// on Linux.
+func (p *Packet) Senders() []Sender { return p.senders.list() }
 
 // countDropsLocked asks the kernel how many datagrams it has dropped.
 func (p *Packet) countDropsLocked() {

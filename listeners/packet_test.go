@@ -157,6 +157,37 @@ func TestPacketServes(t *testing.T) {
 	}
 }
 
+// What clients are known to do: probe with nothing and with a newline, send 12.5 KB at
+// once (PHP batches 50 lines without a byte limit), and 11 datagrams before anybody
+// reads, which is what a queue of 10 (net.unix.max_dgram_qlen) takes.
+func TestKnownDatagrams(t *testing.T) {
+	for network, open := range transports {
+		t.Run(network, func(t *testing.T) {
+			p, client := open(t, PacketOptions{Naming: normal})
+			line := "php.requests:1|c|#" + strings.Repeat("k", 60) + ":" + strings.Repeat("v", 170)
+			big := strings.Repeat(line+"\n", 50)
+			if len(big) < 12_500 {
+				t.Fatalf("a datagram of %d bytes is too short", len(big))
+			}
+			packets := []string{"", "\n", big}
+			for i := range 8 {
+				packets = append(packets, fmt.Sprintf("burst:%d|c", i))
+			}
+			for _, packet := range packets {
+				send(t, client, packet)
+			}
+			var c crowd
+			stop := serve(t, p, &c)
+			await(t, &c, 50+8)
+			stop()
+			s := p.Stats()
+			if s.Packets != uint64(len(packets)) || s.Samples != 58 || s.Refused != [aggregator.Reasons]uint64{} || s.KernelDropped != 0 {
+				t.Errorf("%d packets, %d samples, refused %v, %d dropped; want %d, 58, none, none", s.Packets, s.Samples, s.Refused, s.KernelDropped, len(packets))
+			}
+		})
+	}
+}
+
 // TestLongestPackets sends the longest datagram of each transport: not a byte is cut.
 func TestLongestPackets(t *testing.T) {
 	for network, size := range map[string]int{"udp": 65507, "unixgram": 65536} {

@@ -77,19 +77,22 @@ func (s *senders) dropLocked() {
 	s.others.samples += silent.samples
 }
 
-// count adds to what one has sent.
-func (s *senders) count(one *sender, now int64, packets, samples uint64) {
+// count adds to what one has sent. It answers false if that is counted among the
+// others by now.
+func (s *senders) count(one *sender, now int64, packets, samples uint64) bool {
 	if one == nil {
-		return
+		return true
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if one.gone {
+	apart := !one.gone
+	if !apart {
 		one = &s.others
 	}
 	one.packets += packets
 	one.samples += samples
 	one.last = now
+	return apart
 }
 
 // list returns all, those with most samples first, and the others last.

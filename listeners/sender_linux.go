@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,6 +22,14 @@ func credentialsOf(conn *net.UnixConn) (c credentials) {
 		}
 	})
 	return c
+}
+
+// passCredentials has the kernel tell with each datagram from now on who has sent it
+// (SO_PASSCRED, unix(7)). It is only for show, so an error is none.
+func passCredentials(conn packetConn, raw syscall.RawConn) {
+	if _, unixgram := conn.(*net.UnixConn); unixgram {
+		raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1) })
+	}
 }
 
 // commandOf returns the name of a running program; its control characters, which it

@@ -4,11 +4,14 @@ package listeners
 
 import (
 	"net"
+	"syscall"
 	"time"
 )
 
 // credentialsOf does not know.
 func credentialsOf(*net.UnixConn) credentials { return credentials{} }
+
+func passCredentials(packetConn, syscall.RawConn) {}
 
 func commandOf(int32) string { return "" }
 

@@ -32,6 +32,7 @@ type receiver struct {
 	arena    []byte
 	iovecs   [slots]unix.Iovec
 	messages [slots]message
+	told     *[slots]credentialsMessage // of Unix sockets; else nil
 
 	// call is r.recvmmsg, bound once: a closure per receive would be allocated.
 	call func(fd uintptr) (done bool)
@@ -45,6 +46,13 @@ type receiver struct {
 type message struct {
 	header unix.Msghdr
 	length uint32
+}
+
+// credentialsMessage is the control message SCM_CREDENTIALS of unix(7). There is room
+// for no other, so descriptors that somebody sends are closed by the kernel.
+type credentialsMessage struct {
+	header unix.Cmsghdr
+	cred   unix.Ucred
 }
 
 func newReceiver(conn packetConn, raw syscall.RawConn) (*receiver, error) {
@@ -68,7 +76,40 @@ func newReceiver(conn packetConn, raw syscall.RawConn) (*receiver, error) {
 		r.messages[i].header.Iov = &r.iovecs[i]
 		r.messages[i].header.SetIovlen(1)
 	}
+	if _, unixgram := conn.(*net.UnixConn); unixgram {
+		r.makeControl()
+	}
 	return r, nil
+}
+
+// makeControl makes room for what the kernel tells with each datagram, see
+// passCredentials.
+func (r *receiver) makeControl() {
+	r.told = new([slots]credentialsMessage)
+	for i := range r.messages {
+		r.messages[i].header.Control = (*byte)(unsafe.Pointer(&r.told[i]))
+	}
+	r.n = slots
+	r.resetControl()
+}
+
+// resetControl makes room again for what the kernel told with the last datagrams.
+func (r *receiver) resetControl() {
+	if r.told == nil {
+		return
+	}
+	for i := range r.n {
+		r.messages[i].header.SetControllen(int(unsafe.Sizeof(credentialsMessage{})))
+	}
+}
+
+// credentials tell who has sent one of the packets that were received.
+func (r *receiver) credentials(i int) (c credentials) {
+	if r.told == nil || r.messages[i].header.Controllen == 0 || r.told[i].header.Type != unix.SCM_CREDENTIALS {
+		return c
+	}
+	cred := &r.told[i].cred
+	return credentials{pid: cred.Pid, uid: cred.Uid}
 }
 
 // close gives the arena back. No packet may be in use any more.
@@ -105,6 +146,7 @@ func (r *receiver) receiveWaiting() (n int, err error) {
 // datagrams a second, each its own call, telling it is a quarter of all CPU time.
 // The longest call copies 64 full datagrams, well under a millisecond.
 func (r *receiver) recvmmsg(fd uintptr) (done bool) {
+	r.resetControl()
 	for {
 		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.messages[0])), slots, unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
@@ -112,6 +154,7 @@ func (r *receiver) recvmmsg(fd uintptr) (done bool) {
 			r.n, r.err = int(n), nil
 			return true
 		case unix.EAGAIN:
+			r.n = 0
 			return false
 		case unix.EINTR:
 			continue

@@ -59,6 +59,9 @@ func (r *receiver) datagram(int) (packet []byte, truncated bool) {
 	return r.buf[:min(r.n, MaxPacket)], r.n > MaxPacket
 }
 
+// credentials are not told here.
+func (r *receiver) credentials(int) credentials { return credentials{} }
+
 // stopReceiving does nothing here: not every system keeps what is queued.
 func stopReceiving(packetConn) {}
 

@@ -1,0 +1,101 @@
+package listeners
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Of datagrams, too; and a program that sends descriptors along gets rid of them, for
+// there is no room for them.
+func TestDatagramSenders(t *testing.T) {
+	p, client := transports["unixgram"](t, PacketOptions{Naming: normal})
+	var c crowd
+	stop := serve(t, p, &c)
+	send(t, client, "a:1|c\nb:1|c")
+	before := descriptors(t)
+	raw, err := client.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		raw.Write(func(fd uintptr) bool {
+			rights := unix.UnixRights(int(os.Stdin.Fd()), int(os.Stdout.Fd()))
+			err = unix.Sendmsg(int(fd), []byte("c:1|c"), rights, nil, 0)
+			return err != unix.EAGAIN
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(t, client, "")
+	await(t, &c, 22)
+	stop()
+	if after := descriptors(t); after > before {
+		t.Errorf("%d descriptors are open, before it were %d", after, before)
+	}
+	comm, _ := os.ReadFile("/proc/self/comm")
+	want := Sender{PID: int32(os.Getpid()), UID: uint32(os.Getuid()), Command: string(bytes.TrimSpace(comm)), Packets: 22, Samples: 22}
+	if got := p.Senders(); len(got) != 1 || got[0] != want {
+		t.Errorf("Senders() = %+v, want %+v", got, want)
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
+
+// What it costs to be told the sender: a datagram from here to the sink's border.
+func BenchmarkUnixgram(b *testing.B) {
+	for _, told := range []bool{false, true} {
+		b.Run(map[bool]string{false: "anonymous", true: "told"}[told], func(b *testing.B) {
+			p, err := ListenUnixgram(b.TempDir()+"/s", 0o600, "", PacketOptions{Naming: normal})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer p.Close()
+			in, err := newReceiver(p.conn, p.raw)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer in.close()
+			if !told {
+				p.raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 0) })
+				for i := range in.messages {
+					in.messages[i].header.Control = nil
+				}
+				in.told = nil
+				for i := range in.messages {
+					in.messages[i].header.SetControllen(0)
+				}
+			}
+			client, err := net.Dial("unixgram", p.Addr())
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer client.Close()
+			r := reader{packet: p, in: in, feed: feed{parser: NewParser(&normal), sink: deaf{}}}
+			packet := []byte("a.b:1|c|#k:v\nt:1:2:3|ms|@0.5|#a:b|#c:d\n")
+			b.ReportAllocs()
+			for b.Loop() {
+				for range 5 {
+					client.Write(packet)
+				}
+				n, err := in.receive()
+				if err != nil {
+					b.Fatal(err)
+				}
+				r.takeAll(n)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(5*b.N), "ns/datagram")
+		})
+	}
+}
