@@ -27,15 +27,12 @@ func TestDatadogGo(t *testing.T) {
 		"extended":   {statsd.WithExtendedClientSideAggregation(), every, statsd.WithContainerID(strings.Repeat("8f3b0d6c", 8))},
 		"channel":    {statsd.WithoutClientSideAggregation(), statsd.WithChannelMode(), statsd.WithChannelModeBufferSize(100_000)},
 	}
-	for _, network := range []string{"udp", "unixgram"} {
+	for _, network := range []string{"udp", "unixgram", "unix"} {
 		for mode, options := range modes {
 			t.Run(network+"/"+mode, func(t *testing.T) {
 				t.Parallel()
 				a := start(t)
-				addr := a.udp
-				if network == "unixgram" {
-					addr = "unix://" + a.unixgram // datagrams, in this library's way of writing
-				}
+				addr := map[string]string{"udp": a.udp, "unixgram": "unixgram://" + a.unixgram, "unix": "unixstream://" + a.unix}[network]
 				// Global tags are what a client adds to real traffic.
 				client, err := statsd.New(addr, slices.Concat(options, []statsd.Option{
 					statsd.WithTags([]string{"env:test", "service:clients"}),
@@ -106,6 +103,22 @@ func datadogScript(t *testing.T, c *statsd.Client) *totals {
 	want.count("client.past", 6, global...)
 	must(c.GaugeWithTimestamp("client.past.gauge", -7, nil, 1, past))
 	want.gauge("client.past.gauge", -7, global...)
+	event := statsd.NewEvent("größer als | vorher", "line 1\nline 2 | 😀")
+	event.AlertType, event.Priority, event.Hostname = statsd.Success, statsd.Low, "web-1"
+	event.AggregationKey, event.SourceTypeName, event.Tags = "key 1", "nagios", []string{"a:b"}
+	must(c.Event(event))
+	want.happened("größer als | vorher", []string{
+		"text=line%201%0Aline%202%20|%20😀", "alert_type=success", "priority=low", "aggregation_key=key%201", "source_type_name=nagios",
+		"kind=event", "host=web-1", "environment=test", "service=clients",
+	}, append(global, "a:b")...)
+	must(c.SimpleServiceCheck("db.up", statsd.Critical))
+	want.happened("db.up", []string{"value=2", "status=critical", "kind=service_check", "environment=test", "service=clients"}, global...)
+	check := statsd.NewServiceCheck("cache.up", statsd.Warn)
+	check.Message, check.Hostname = "slow\nm: 3 s", "web-2"
+	must(c.ServiceCheck(check))
+	want.happened("cache.up", []string{
+		"value=1", "status=warning", "message=slow%0Am:%203%20s", "kind=service_check", "host=web-2", "environment=test", "service=clients",
+	}, global...)
 	must(c.Flush())
 	return want
 }
@@ -208,16 +221,14 @@ func TestAlexcesaro(t *testing.T) {
 	a.compare(want)
 }
 
-// TestNetDial writes lines with nothing but the standard library.
+// TestNetDial writes lines with nothing but the standard library; through a stream
+// as text, without frames.
 func TestNetDial(t *testing.T) {
-	for _, network := range []string{"udp", "unixgram"} {
+	for _, network := range []string{"udp", "unixgram", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
 			a := start(t)
-			addr := a.udp
-			if network == "unixgram" {
-				addr = a.unixgram
-			}
+			addr := map[string]string{"udp": a.udp, "unixgram": a.unixgram, "unix": a.unix}[network]
 			conn, err := net.Dial(network, addr)
 			if err != nil {
 				t.Fatal(err)

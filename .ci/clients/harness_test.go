@@ -43,6 +43,7 @@ type agent struct {
 
 	udp      string // host:port
 	unixgram string // path
+	unix     string // path of the stream socket
 	http     string // base URL
 }
 
@@ -98,7 +99,7 @@ func start(t *testing.T) *agent {
 	}
 	dir := t.TempDir()
 	file := filepath.Join(dir, "sluice.yaml")
-	config := fmt.Sprintf(`listen: {udp: ["127.0.0.1:0"], unixgram: [{path: %[1]s/statsd.sock}], http: "127.0.0.1:0"}
+	config := fmt.Sprintf(`listen: {udp: ["127.0.0.1:0"], unixgram: [{path: %[1]s/statsd.sock}], unix: [{path: %[1]s/stream.sock}], http: "127.0.0.1:0"}
 aggregate: {interval: 1s}
 upstreams: [{name: flux, url: %[2]q, api_key: %[3]q, requests_per_minute: 60000}]
 spool: {dir: %[1]s/spool}
@@ -138,6 +139,8 @@ func (a *agent) ready() bool {
 				a.udp = addr
 			case "unixgram":
 				a.unixgram = addr
+			case "unix":
+				a.unix = addr
 			case "http":
 				a.http = "http://" + addr
 			}
@@ -220,8 +223,13 @@ func (a *agent) compare(want *totals) {
 	a.t.Helper()
 	var in intake
 	if want.samples > 0 {
-		for end := time.Now().Add(patience); in.samples+in.dropped < want.samples && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-			in = a.intake()
+		// What was sent is in the sockets' queues: soon nothing changes any more.
+		for last := time.Now(); in.samples+in.dropped < want.samples && time.Since(last) < patience/6; time.Sleep(10 * time.Millisecond) {
+			now := a.intake()
+			if now.samples != in.samples {
+				last = time.Now()
+			}
+			in = now
 		}
 	}
 	in = a.intake()
@@ -260,7 +268,7 @@ func environment(a *agent) []string {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	return append(env, "STATSD_HOST="+host, "STATSD_PORT="+port, "STATSD_UNIXGRAM="+a.unixgram, "STATSD_HTTP="+a.http)
+	return append(env, "STATSD_HOST="+host, "STATSD_PORT="+port, "STATSD_UNIXGRAM="+a.unixgram, "STATSD_UNIX="+a.unix, "STATSD_HTTP="+a.http)
 }
 
 // run runs a command to its end and returns what it wrote to its standard output.

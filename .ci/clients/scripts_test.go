@@ -28,15 +28,18 @@ func TestScripts(t *testing.T) {
 		{"hot-shots/buffered", append(node, "require('hot-shots')"), []string{"node", "scripts/hot_shots.js", "buffered"}},
 		{"hot-shots/aggregated", append(node, "require('hot-shots')"), []string{"node", "scripts/hot_shots.js", "aggregated"}},
 		{"hot-shots/uds", append(node, "require('unix-dgram')"), []string{"node", "scripts/hot_shots.js", "uds"}},
+		{"hot-shots/stream", append(node, "require('hot-shots')"), []string{"node", "scripts/hot_shots.js", "stream"}},
 		{"node-statsd", append(node, "require('node-statsd')"), []string{"node", "scripts/node_statsd.js"}},
 		{"statsd-client", append(node, "require('statsd-client')"), []string{"node", "scripts/statsd_client.js"}},
 		{"bash/dev-udp", []string{"bash", "-c", "true"}, []string{"bash", "scripts/shell.sh", "dev"}},
 		{"bash/nc-udp", []string{"nc.openbsd", "-h"}, []string{"bash", "scripts/shell.sh", "nc"}},
 		{"bash/nc-unixgram", []string{"nc.openbsd", "-h"}, []string{"bash", "scripts/shell.sh", "nc-unixgram"}},
+		{"bash/nc-unix", []string{"nc.openbsd", "-h"}, []string{"bash", "scripts/shell.sh", "nc-unix"}},
 		{"bash/ncat-udp", []string{"ncat", "--version"}, []string{"bash", "scripts/shell.sh", "ncat"}},
 		{"bash/ncat-unixgram", []string{"ncat", "--version"}, []string{"bash", "scripts/shell.sh", "ncat-unixgram"}},
 		{"bash/socat-udp", []string{"socat", "-V"}, []string{"bash", "scripts/shell.sh", "socat"}},
 		{"bash/socat-unixgram", []string{"socat", "-V"}, []string{"bash", "scripts/shell.sh", "socat-unixgram"}},
+		{"bash/socat-unix", []string{"socat", "-V"}, []string{"bash", "scripts/shell.sh", "socat-unix"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

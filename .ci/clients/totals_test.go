@@ -87,6 +87,12 @@ func (t *totals) member(name, member string, tags ...string) {
 	}
 }
 
+// happened adds an event or a service check.
+func (t *totals) happened(name string, fields []string, tags ...string) {
+	t.samples++
+	t.at("event", name, tags).event(fields)
+}
+
 // read takes what a script has written about what it measured, a line each:
 //
 //	samples N
@@ -99,7 +105,7 @@ func (t *totals) member(name, member string, tags ...string) {
 //	set NAME TAGS MEMBER...
 //	event NAME TAGS FIELD=VALUE...
 //
-// TAGS are key:value with commas between them and %20 for a space, or a - for none.
+// TAGS are key:value with commas between them or a - for none. A space is %20, a newline in a field %0A.
 func (t *totals) read(tb testing.TB, text string) {
 	tb.Helper()
 	for line := range strings.Lines(text) {
@@ -166,6 +172,9 @@ func (a *amount) event(fields []string) {
 	a.members = strings.TrimPrefix(a.members+"; "+strings.Join(fields, " "), "; ")
 }
 
+// spaces writes what separates fields as URLs do.
+var spaces = strings.NewReplacer(" ", "%20", "\n", "%0A")
+
 // fields are the parts of an event, but for its time.
 func fields(e fluxtest.Event) []string {
 	var all []string
@@ -173,10 +182,10 @@ func fields(e fluxtest.Event) []string {
 		all = append(all, fmt.Sprintf("value=%v", *e.Value))
 	}
 	for k, v := range e.Properties {
-		all = append(all, strings.ReplaceAll(fmt.Sprintf("%s=%v", k, v), " ", "%20"))
+		all = append(all, spaces.Replace(fmt.Sprintf("%s=%v", k, v)))
 	}
 	for k, v := range e.Fields {
-		all = append(all, strings.ReplaceAll(k+"="+v, " ", "%20"))
+		all = append(all, spaces.Replace(k+"="+v))
 	}
 	return all
 }

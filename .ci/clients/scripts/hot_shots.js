@@ -1,9 +1,11 @@
-// The client hot-shots: node hot_shots.js plain|datadog|telegraf|buffered|aggregated|uds
+// The client hot-shots: node hot_shots.js plain|datadog|telegraf|buffered|aggregated|uds|stream
+const net = require('net');
 const StatsD = require('hot-shots');
 
 Math.random = () => 0; // the client samples by chance; now it takes all
 const mode = process.argv[2];
 const n = 500;
+const connection = mode === 'stream' ? net.connect(process.env.STATSD_UNIX) : undefined;
 const options = {
   host: process.env.STATSD_HOST, port: Number(process.env.STATSD_PORT),
   prefix: 'js', globalTags: { env: 'test' }, datadog: false,
@@ -16,6 +18,7 @@ const options = {
     telegraf: { telegraf: true },
     buffered: { maxBufferSize: 1432, bufferFlushInterval: 100 },
     aggregated: { aggregation: { flushInterval: 200 } },
+    stream: { protocol: 'stream', stream: connection, host: undefined, port: undefined },
     uds: { protocol: 'uds', path: process.env.STATSD_UNIXGRAM, host: undefined, port: undefined },
   }[mode],
 };
@@ -36,7 +39,14 @@ async function main() {
     client.set('users', `user:${i % 61}`);
     if (i % 10 === 9) await pause(2);
   }
-  if (mode !== 'telegraf') client.increment('past', 5, { timestamp: last });
+  if (mode !== 'telegraf') {
+    client.increment('past', 5, { timestamp: last });
+    client.event('größer', 'line 1\nline 2 | 😀', { // its lengths count UTF-16 units
+      hostname: 'web-1', aggregation_key: 'key 1', priority: 'low', source_type_name: 'nagios', alert_type: 'success',
+    }, ['a:b']);
+    client.event('deploy');
+    client.check('db.up', client.CHECKS.CRITICAL, { hostname: 'web-1', message: 'it is down' }, { a: 'b' });
+  }
   if (mode === 'datadog') await pause(300); // for its telemetry
   await new Promise((done, fail) => client.close((err) => (err ? fail(err) : done())));
 
@@ -46,7 +56,7 @@ async function main() {
     return s;
   };
   const say = console.log;
-  if (mode !== 'aggregated') say('samples', 9 * n + (mode === 'telegraf' ? 0 : 1));
+  if (mode !== 'aggregated') say('samples', 9 * n + (mode === 'telegraf' ? 0 : 4));
   if (mode === 'datadog') say('telemetry');
   for (let way = 0; way < 3; way++) say(`counter js.requests env:test,method:GET,way:${way}`, sum((i) => i % 5, way, 3));
   say('counter js.stock env:test', -2 * n);
@@ -57,7 +67,13 @@ async function main() {
   say('distribution js.price env:test', n, -sum((i) => i), 1 - n, 0);
   say('distribution js.time env:test', 2 * n, 2 * sum((i) => i), 0, n - 1);
   say('set js.users env:test', ...Array.from({ length: 61 }, (_, i) => `user:${i}`));
-  if (mode !== 'telegraf') say('counter js.past env:test', 5);
+  if (mode !== 'telegraf') {
+    say('counter js.past env:test', 5);
+    say('event js.größer a:b,env:test alert_type=success priority=low aggregation_key=key%201 source_type_name=nagios',
+      'kind=event host=web-1 environment=test text=line%201%0Aline%202%20|%20😀');
+    say('event js.deploy env:test text=deploy alert_type=info priority=normal kind=event environment=test');
+    say('event js.db.up a:b,env:test value=2 status=critical message=it%20is%20down kind=service_check host=web-1 environment=test');
+  }
 }
 
 main();

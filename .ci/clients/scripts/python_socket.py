@@ -1,6 +1,7 @@
 # No library: Python's own sockets, as many programs do it.
 import os
 import socket
+import struct
 
 n = 1000
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -20,13 +21,26 @@ unix.send(b"\n")
 unix.send(b"")
 unix.send(b"packed.bad:1|q\npacked.bad\npacked.good:1|c")
 
-print("samples", 2 * (n + 2) + n + 2)
+stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+stream.connect(os.environ["STATSD_UNIX"])
+stream.sendall(struct.pack("<I", len(packet)) + packet)
+for byte in struct.pack("<I", 11) + b"trickle:1|c":
+    stream.send(bytes([byte]))
+stream.close()
+unix.send(b"_e{6,4}:deploy|text|t:error|#a:b\n_sc|db.up|3|m:gone\n_sc|db.up|4\n_e{9,9}:x|y")
+
+print("samples", 3 * (n + 2) + n + 2 + 3)
 print("rejected bad_type 1")
 print("rejected malformed_line 1")
-print("counter packed.count -", 2)
+print("rejected bad_event 1")
+print("rejected bad_service_check 1")
+print("counter packed.count -", 3)
+print("counter trickle - 1")
 for way in range(3):
     values = range(way, n, 3)
-    print("distribution packed.time way:%d" % way, 2 * len(values), 2 * sum(values), values[0], values[-1])
+    print("distribution packed.time way:%d" % way, 3 * len(values), 3 * sum(values), values[0], values[-1])
 print("distribution packed.values -", 2 * n, 2 * sum(range(n)), 0, n - 1)
 print("counter packed.good -", 1)
 print("counter größe straße:ä%20b 1")
+print("event deploy a:b text=text alert_type=error priority=normal kind=event")
+print("event db.up - value=3 status=unknown message=gone kind=service_check")
