@@ -36,9 +36,13 @@ func TestRecipes(t *testing.T) {
 			if strings.Contains(code, "region") {
 				tags = []string{"region:eu"}
 			}
-			want.count("orders", 1, tags...)
-			want.gauge("queue", 42)
-			want.observe("checkout", 145, 1)
+			if strings.Contains(code, "_e{") {
+				want.happened("deploy", []string{"text=version%202", "alert_type=success", "priority=normal", "kind=event"}, tags...)
+			} else {
+				want.count("orders", 1, tags...)
+				want.gauge("queue", 42)
+				want.observe("checkout", 145, 1)
+			}
 			a.compare(want)
 		})
 	}
@@ -48,7 +52,7 @@ func TestRecipes(t *testing.T) {
 func (a *agent) recipe(code string) string {
 	_, udp, _ := net.SplitHostPort(a.udp)
 	_, web, _ := net.SplitHostPort(strings.TrimPrefix(a.http, "http://"))
-	return strings.NewReplacer("8125", udp, "8127", web, "/run/sluice/statsd.sock", a.unixgram).Replace(code)
+	return strings.NewReplacer("8125", udp, "8127", web, "/run/sluice/statsd.sock", a.unixgram, "/run/sluice/stream.sock", a.unix).Replace(code)
 }
 
 // recipe returns the command that runs code.
