@@ -224,7 +224,7 @@ func (a *agent) compare(want *totals) {
 	var in intake
 	if want.samples > 0 {
 		// What was sent is in the sockets' queues: soon nothing changes any more.
-		for last := time.Now(); in.samples+in.dropped < want.samples && time.Since(last) < patience/6; time.Sleep(10 * time.Millisecond) {
+		for last := time.Now(); in.samples+in.dropped < want.samples && time.Since(last) < patience; time.Sleep(10 * time.Millisecond) {
 			now := a.intake()
 			if now.samples != in.samples {
 				last = time.Now()

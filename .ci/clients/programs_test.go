@@ -55,12 +55,15 @@ func newTap(t *testing.T, a *agent) *tap {
 	return p
 }
 
+// ending is a datagram that no program sends.
+const ending = "\x00end"
+
 func (p *tap) serve() {
 	defer close(p.done)
 	b := make([]byte, 65536)
 	for {
 		n, err := p.in.Read(b)
-		if err != nil {
+		if err != nil || string(b[:n]) == ending {
 			return
 		}
 		p.mu.Lock()
@@ -113,11 +116,14 @@ func (p *tap) add(line string) bool {
 	return err == nil
 }
 
-// finish waits until nothing comes any more: the program has ended, so all it
-// sent is in the socket's buffer.
+// finish waits until all is read: the program has ended, so what it sent is in the
+// socket's buffer, in front of the last datagram.
 func (p *tap) finish() *totals {
 	p.t.Helper()
-	p.in.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	if _, err := p.in.WriteTo([]byte(ending), p.in.LocalAddr()); err != nil {
+		p.t.Fatal(err)
+	}
+	p.in.SetReadDeadline(time.Now().Add(patience))
 	<-p.done
 	if len(p.odd) > 0 {
 		p.t.Errorf("lines that this test does not know: %q", p.odd)
