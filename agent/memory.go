@@ -81,10 +81,11 @@ const (
 )
 
 // tuneCollector lets the collector fit the number of open series, unless GOGC
-// says otherwise. It is called by the one goroutine that closes windows.
-func (a *agent) tuneCollector(series int) {
+// says otherwise. It is called by the one goroutine that closes windows, each
+// second: half a million series can come between two windows.
+func (a *agent) tuneCollector() {
 	percent := fewSeriesGarbage
-	if series >= manySeries {
+	if a.aggregator.Stats().Series >= manySeries {
 		percent = manySeriesGarbage
 	}
 	if percent == a.garbage || os.Getenv("GOGC") != "" {

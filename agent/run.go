@@ -222,7 +222,11 @@ func (a *agent) rotate(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(wait):
+		case <-time.After(min(wait, time.Second)):
+			if wait > time.Second {
+				a.tuneCollector()
+				continue
+			}
 			a.closeWindows(time.Now())
 		case <-a.aggregator.Pressed():
 			a.tellPressed(time.Now())
@@ -250,7 +254,7 @@ func (a *agent) closeWindows(now time.Time) {
 		return
 	}
 	stats := a.aggregator.Stats()
-	a.tuneCollector(stats.Series)
+	a.tuneCollector()
 	for _, w := range windows {
 		m := spool.Meta{ID: w.ID, Start: w.Start, Width: w.Width, Absent: w.Absent,
 			Flags: w.Flags(), Samples: w.Samples, Series: w.Series, Accepted: stats.Accepted}

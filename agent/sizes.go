@@ -17,16 +17,34 @@ func (a *agent) noteSizes(w *aggregator.Window) {
 	if w.Late {
 		return
 	}
-	sizes := w.Sizes()
-	slices.SortStableFunc(sizes, func(x, y aggregator.MetricSize) int {
-		return cmp.Or(cmp.Compare(y.Series, x.Series), cmp.Compare(y.Samples, x.Samples))
-	})
-	list := make([]metricDoc, 0, min(len(sizes), maxSizes))
-	for _, m := range sizes[:min(len(sizes), maxSizes)] {
+	var sizes []aggregator.MetricSize
+	var least aggregator.MetricSize // that may still be among the largest
+	for m := range w.Sizes() {
+		if bySize(m, least) >= 0 {
+			continue
+		}
+		if sizes = append(sizes, m); len(sizes) == 2*maxSizes {
+			sizes = largest(sizes)
+			least = sizes[maxSizes-1]
+		}
+	}
+	sizes = largest(sizes)
+	list := make([]metricDoc, 0, len(sizes))
+	for _, m := range sizes {
 		list = append(list, metricDoc{Name: m.Name, Kind: m.Kind.String(), Series: m.Series, Values: m.Values,
 			Rate: float64(m.Samples) / w.Width.Seconds(), Width: w.Width.Seconds()})
 	}
 	a.sizes.Store(&list)
+}
+
+// largest sorts metrics by size, the largest first, and leaves maxSizes.
+func largest(sizes []aggregator.MetricSize) []aggregator.MetricSize {
+	slices.SortStableFunc(sizes, bySize)
+	return sizes[:min(len(sizes), maxSizes)]
+}
+
+func bySize(x, y aggregator.MetricSize) int {
+	return cmp.Or(cmp.Compare(y.Series, x.Series), cmp.Compare(y.Samples, x.Samples))
 }
 
 // biggest are the metrics of the last window with the most series, at most n.

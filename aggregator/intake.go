@@ -29,8 +29,9 @@ type Intake struct {
 	hot, cold map[uint64]known
 	aged      int // windows since hot was begun
 
-	// Links made in the open window, by what they lead to: spellings of the same
-	// series share one, so that a flood of spellings takes one cell of the table.
+	// Links made in the open window to series that were in it already, by what they
+	// lead to: spellings of the same series share one, so that a flood of spellings
+	// takes two cells of the table.
 	fresh map[target]*link
 
 	key  Key     // scratch of resolve
@@ -237,7 +238,9 @@ func (in *Intake) resolve(s *Sample) *link {
 	l := in.fresh[to]
 	if l == nil {
 		l = &link{entry: to.entry, cut: to.cut, folded: to.folded}
-		in.fresh[to] = l
+		if e.window.Load() >= in.window { // most series have one spelling, whose cell is their first
+			in.fresh[to] = l
+		}
 	}
 	if own { // a flood of new spellings must not push out the links of the others
 		in.remember(l)

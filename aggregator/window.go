@@ -105,7 +105,7 @@ func (w *Window) collect() {
 // close sorts the values that were collected and puts together those of the
 // same series, which came through different intakes or spellings.
 func (w *Window) close(maxSetMembers int) {
-	slices.SortStableFunc(w.values, func(a, b seriesValue) int { return cmp.Compare(a.series.key, b.series.key) })
+	slices.SortFunc(w.values, func(a, b seriesValue) int { return cmp.Compare(a.series.key, b.series.key) })
 	kept := w.values[:0]
 	for _, v := range w.values {
 		if n := len(kept); n > 0 && kept[n-1].series == v.series {

@@ -73,6 +73,7 @@ func bench() error {
 	if *daemon == "" {
 		*daemon = filepath.Join(dir, "sluice")
 		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", *daemon, "sluice/agent")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is shipped
 		if out, err := build.CombinedOutput(); err != nil {
 			return fmt.Errorf("build the daemon: %w\n%s", err, out)
 		}
