@@ -30,6 +30,7 @@ func (a *agent) newRoutes() http.Handler {
 	mux.HandleFunc("GET /api/agent/status", a.serveStatus)
 	a.spoolRoutes(mux)
 	mux.HandleFunc("GET /api/agent/metrics", a.serveSizes)
+	mux.HandleFunc("GET /api/agent/metrics/tags", a.serveTags)
 	mux.HandleFunc("GET /api/agent/tail", a.serveTail)
 	return strict(mux)
 }

@@ -74,6 +74,7 @@ type agent struct {
 	stopping atomic.Bool
 	windows  atomic.Uint64               // closed since the start
 	sizes    atomic.Pointer[[]metricDoc] // of the metrics in the last live window
+	asking   sync.Mutex                  // held while the tags of a metric are counted
 
 	garbage   int           // what the collector was told last; owned by closeWindows
 	early     atomic.Uint64 // windows closed before their time

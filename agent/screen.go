@@ -15,7 +15,9 @@ import (
 // the cursor. What is no terminal gets plain lines of full length.
 type screen struct {
 	w     io.Writer
-	width int // columns; 0 is no limit
+	width int  // columns; 0 is no limit, and no terminal
+	rows  int  // of a terminal
+	moves bool // the cursor can be moved
 	color bool
 	err   error
 }
@@ -28,21 +30,23 @@ func newScreen(w io.Writer) *screen {
 	if !ok {
 		return s
 	}
-	columns, terminal := terminalWidth(f)
+	columns, rows, terminal := terminalSize(f)
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 0 {
 		columns = n
 	}
 	if terminal {
-		s.width = max(columns, 20)
-		s.color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+		s.width, s.rows = max(columns, 20), rows
+		s.moves = os.Getenv("TERM") != "dumb"
+		s.color = s.moves && os.Getenv("NO_COLOR") == ""
 	}
 	return s
 }
 
 const (
-	bold  = "\x1b[1m"
-	red   = "\x1b[31m"
-	plain = "\x1b[0m"
+	bold    = "\x1b[1m"
+	red     = "\x1b[31m"
+	reverse = "\x1b[7m"
+	plain   = "\x1b[0m"
 )
 
 // line writes one line, cut to the width.
@@ -87,7 +91,7 @@ func (s *screen) wrapped(style, text string) {
 
 // clear empties a terminal.
 func (s *screen) clear() {
-	if s.width > 0 {
+	if s.moves {
 		s.write("\x1b[H\x1b[2J")
 	}
 }

@@ -101,7 +101,7 @@ func watchStatus(ctx context.Context, api *client, s *screen) error {
 			showStatus(s, cmp.Or(before, now), now)
 			before = now
 		}
-		if s.width == 0 {
+		if !s.moves {
 			s.line("", "")
 		}
 		if s.err != nil || sleep(ctx, watchEvery) != nil {
