@@ -38,9 +38,10 @@ func newCapture() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "capture FILE [--for TIME]",
 		Short: "Keep the packets that arrive at a running agent, with their times",
-		Long: `capture writes packets of datagram sockets as they came to FILE, which must not
-exist, until the time is over. FILE is text, one JSON object a line, and readable
-by its owner alone: it has whatever programs send. sluice replay sends it again.`,
+		Long: `capture writes packets of datagram and stream sockets as they came to FILE, which
+must not exist, until the time is over. FILE is text, one JSON object a line, and
+readable by its owner alone: it has whatever programs send. sluice replay sends it
+again.`,
 		Example: `  sluice capture traffic.json --for 30s
   sluice replay traffic.json --speed 2x`,
 		Args: oneFile("capture"),

@@ -2,8 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net"
-	"path/filepath"
 	"slices"
 	"testing"
 
@@ -16,28 +14,17 @@ import (
 func TestEventsArrive(t *testing.T) {
 	flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499}))
 	s := setup{Flux: flux.URL, Dir: t.TempDir()}
-	stream := filepath.Join(s.Dir, "stream.sock")
-	s.Listen = fmt.Sprintf("  udp: [\"127.0.0.1:0\"]\n  unixgram: [{path: %q}]\n  unix: [{path: %q}]\n  http: \"127.0.0.1:0\"\n",
-		filepath.Join(s.Dir, "statsd.sock"), stream)
+	s.Listen = everySocket(s.Dir)
 	sent := 0
 	for round := range 2 {
 		d := start(t, s)
 		for short, network := range map[string]string{"udp": "udp", "gram": "unixgram", "stream": "unix"} {
-			var conn net.Conn
-			if network == "unix" {
-				var err error
-				if conn, err = net.Dial(network, stream); err != nil {
-					t.Fatal(err)
-				}
-				defer conn.Close()
-			} else {
-				conn = d.dial(network)
-			}
+			conn := d.dial(network)
 			for i := range 20 {
 				name := fmt.Sprintf("%s %d %02d", short, round, i)
 				packet := fmt.Sprintf("beside:1|c\n_e{%d,4}:%s|text|#a:b\n_sc|check %s|%d|m:x", len(name), name, name, i%4)
 				if network == "unix" {
-					packet = string([]byte{byte(len(packet)), 0, 0, 0}) + packet // its length, little endian
+					packet = framed(packet)
 				}
 				d.send(conn, packet)
 				sent += 3

@@ -110,6 +110,7 @@ type daemon struct {
 	http string // base URL of its API; "" if it has none
 	udp  string // host:port; "" if it has none
 	unix string // path of the Unix datagram socket; "" if it has none
+	flow string // path of the Unix stream socket; "" if it has none
 
 	exited   chan struct{} // closed when the process is gone
 	expected bool          // this test ended it
@@ -168,6 +169,8 @@ func start(t *testing.T, s setup) *daemon {
 			d.udp = addr
 		case kind == "unixgram":
 			d.unix = addr
+		case kind == "unix":
+			d.flow = addr
 		case kind == "http" && d.http == "" && !strings.HasPrefix(addr, "unix:"):
 			d.http = "http://" + addr
 		}
@@ -507,13 +510,22 @@ func (l *logBuffer) count(text string) (n int) {
 	return n
 }
 
-// dial opens a socket to the agent: udp or unixgram.
+// everySocket is a Listen with a socket of each kind.
+func everySocket(dir string) string {
+	return fmt.Sprintf("  udp: [\"127.0.0.1:0\"]\n  unixgram: [{path: %q}]\n  unix: [{path: %q}]\n  http: \"127.0.0.1:0\"\n",
+		filepath.Join(dir, "statsd.sock"), filepath.Join(dir, "stream.sock"))
+}
+
+// framed is a packet as a stream socket takes it: behind its length, little endian.
+func framed(packet string) string {
+	n := len(packet)
+	return string([]byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)}) + packet
+}
+
+// dial opens a socket to the agent: udp, unixgram or unix.
 func (d *daemon) dial(network string) net.Conn {
 	d.t.Helper()
-	addr := d.udp
-	if network == "unixgram" {
-		addr = d.unix
-	}
+	addr := map[string]string{"udp": d.udp, "unixgram": d.unix, "unix": d.flow}[network]
 	conn, err := net.Dial(network, addr)
 	if err != nil {
 		d.t.Fatal(err)

@@ -216,10 +216,38 @@ func showListeners(s *screen, before, now *statusPage) {
 		if len(l.Rejected) > 0 {
 			s.wrapped("", "rejected since the start: "+reasons(l.Rejected))
 		}
+		if len(l.Senders) > 0 {
+			s.wrapped("", "from "+senders(l.Senders))
+		}
 		if l.KernelDropped > 0 {
 			s.wrapped(red, number(l.KernelDropped)+" packets lost before they could be read: the receive buffer of "+size(int64(l.ReceiveBuffer))+" is too small")
 		}
 	}
+}
+
+// sendersShown is how many programs of a socket the screen names.
+const sendersShown = 3
+
+// senders lists the programs that have sent most since the start, and how much of
+// it is the rest's. The agent lists those with most samples first.
+func senders(all []senderDoc) string {
+	var list []string
+	var rest uint64
+	for i, one := range all {
+		if i >= sendersShown || one.PID == 0 {
+			rest += one.Samples
+			continue
+		}
+		name := one.Command
+		if name == "" {
+			name = "?"
+		}
+		list = append(list, fmt.Sprintf("%s (pid %d, uid %d): %s samples", name, one.PID, one.UID, number(one.Samples)))
+	}
+	if rest > 0 {
+		list = append(list, "others: "+number(rest))
+	}
+	return strings.Join(list, ", ")
 }
 
 // shorten cuts the middle out of a name that is too long.

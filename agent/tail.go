@@ -30,9 +30,9 @@ func newTail() *cobra.Command {
 		Use:   "tail [GLOB]",
 		Short: "Show samples as they arrive at a running agent",
 		Long: `tail shows what arrives, live: metrics whose name is what GLOB says (* and ?),
-after the rules of the configuration. Lines that are not taken are shown with the
-reason. What is over --rate lines a second is counted and told, not shown.
-An agent that nobody watches does nothing for it.`,
+after the rules of the configuration, and events. Lines that are not taken are
+shown with the reason. What is over --rate lines a second is counted and told,
+not shown. An agent that nobody watches does nothing for it.`,
 		Example: `  sluice tail 'api.*' -t route:/users
   sluice tail --refused
   sluice tail --raw --transport unixgram --for 10s`,
@@ -43,8 +43,8 @@ An agent that nobody watches does nothing for it.`,
 			return nil
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			if _, ok := lineTypes[o.kind]; o.kind != "" && !ok {
-				return usagef("unknown kind %q (counter, gauge, distribution or set)", o.kind)
+			if _, ok := lineTypes[o.kind]; o.kind != "" && o.kind != eventKind && !ok {
+				return usagef("unknown kind %q (counter, gauge, distribution, set or event)", o.kind)
 			}
 			q := url.Values{"tag": o.tags}
 			set := func(key, value string, when bool) {
@@ -78,8 +78,8 @@ An agent that nobody watches does nothing for it.`,
 	}
 	addAPIFlags(c, &f)
 	fl := c.Flags()
-	fl.StringVar(&o.kind, "kind", "", "only `KIND`: counter, gauge, distribution or set")
-	fl.StringVar(&o.transport, "transport", "", "only listeners that begin with `TEXT`: udp, unixgram, http")
+	fl.StringVar(&o.kind, "kind", "", "only `KIND`: counter, gauge, distribution, set or event")
+	fl.StringVar(&o.transport, "transport", "", "only `TEXT`: udp, unixgram, unix, http, or how a listener's name begins")
 	fl.StringArrayVarP(&o.tags, "tag", "t", nil, "only with this tag, as `KEY:VALUE` or KEY; may be repeated")
 	fl.BoolVar(&o.raw, "raw", false, "show lines as they came")
 	fl.BoolVar(&o.refused, "refused", false, "only lines that are not taken")

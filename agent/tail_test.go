@@ -47,6 +47,7 @@ func (d *daemon) watched(n int) {
 // with what is refused; and nobody is left watching.
 func TestTail(t *testing.T) {
 	s := setup{Dir: t.TempDir()}
+	s.Listen = everySocket(s.Dir)
 	s.Text = strings.Replace(s.yaml(), "aggregate: {", `aggregate: {rules: [{match: "old.*", name: "tail.$1"}], `, 1)
 	d := start(t, s)
 	addr := strings.TrimPrefix(d.http, "http://")
@@ -54,15 +55,22 @@ func TestTail(t *testing.T) {
 	some, waitSome := background(t, "tail", "tail.*", "-t", "route:/u*", "--kind", "counter", "-n", "2", "--addr", addr)
 	bad, waitBad := background(t, "tail", "--refused", "-n", "1", "--addr", addr)
 	raw, waitRaw := background(t, "tail", "--raw", "--transport", "unixgram", "-n", "1", "--addr", addr)
-	d.watched(4)
+	events, waitEvents := background(t, "tail", "--kind", "event", "-n", "3", "--addr", addr)
+	streamed, waitStreamed := background(t, "tail", "--transport", "unix", "-n", "3", "--addr", addr)
+	d.watched(6)
 	udp, unix := d.dial("udp"), d.dial("unixgram")
-	d.send(udp, "old.a:1|c|#route:/users\ntail.b:5|g\ntail.evil\x1b[2J:x|c\n")
+	d.send(udp, "_e{6,4}:tail.e|text|#a:b\n_sc|tail.sc|1\nold.a:1|c|#route:/users\ntail.b:5|g\ntail.evil\x1b[2J:x|c\n")
+	d.send(d.dial("unix"), framed("tail.s:1|c\n")+framed("_e{1,1}:s|x"))
+	d.send(d.dial("unix"), "tail.text:2|c\n")
 	d.send(unix, "tail.a:2:3|c|#route:/users\n")
 	resp, err := http.Post(d.http+"/api/v1/metrics", "application/json", strings.NewReader(`{"name":"tail.web","type":"counter","value":1}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
+	if status, answer := d.post("/api/v1/events", `{"name":"tail.web.e","value":2,"properties":{"x":1}}`); status != http.StatusCreated {
+		t.Fatalf("event: status %d, %s", status, answer)
+	}
 	for _, w := range []struct {
 		name   string
 		output func() string
@@ -72,6 +80,8 @@ func TestTail(t *testing.T) {
 	}{
 		{"some", some, waitSome, []string{"udp       counter      tail.a 1 route:/users\n", "unixgram  counter      tail.a 2, 3 route:/users\n"}, "tail.b"},
 		{"refused", bad, waitBad, []string{"udp       not taken: bad_value  tail.evil\uFFFD[2J:x|c\n"}, "tail.a"},
+		{"events", events, waitEvents, []string{"udp       event        tail.e {\"text\":\"text\",\"alert_type\":\"info\",\"priority\":\"normal\",\"kind\":\"event\"} a:b\n", "udp       event        tail.sc 1 {"}, "tail.b"},
+		{"stream", streamed, waitStreamed, []string{"unix      counter      tail.s 1\n", "unix      event        s {", "unix      counter      tail.text 2\n"}, "udp"},
 		{"raw", raw, waitRaw, []string{" unixgram:" + d.unix + "  tail.a:2:3|c|#route:/users\n"}, "udp"},
 	} {
 		if exit := w.wait(); exit != exitDone {
@@ -86,7 +96,9 @@ func TestTail(t *testing.T) {
 			t.Errorf("%s has %q, which was not asked for\n%s", w.name, w.not, w.output())
 		}
 	}
-	d.until("all of it is shown", func() bool { return strings.Contains(all(), "http      counter      tail.web 1\n") })
+	d.until("all of it is shown", func() bool {
+		return strings.Contains(all(), "http      counter      tail.web 1\n") && strings.Contains(all(), "http      event        tail.web.e 2 {\"x\":1}\n")
+	})
 	d.watched(1)
 	d.terminate()
 	d.expected = true
@@ -135,22 +147,26 @@ func TestTailTooMuch(t *testing.T) {
 // asked for.
 func TestCaptureReplay(t *testing.T) {
 	dir := t.TempDir()
-	d := start(t, setup{Dir: dir})
+	d := start(t, setup{Dir: dir, Listen: everySocket(dir)})
 	addr := strings.TrimPrefix(d.http, "http://")
 	file := filepath.Join(dir, "traffic.json")
-	output, wait := background(t, "capture", file, "--for", "1500ms", "--addr", addr)
+	output, wait := background(t, "capture", file, "--for", "5s", "--addr", addr)
 	d.watched(1)
 	udp, unix := d.dial("udp"), d.dial("unixgram")
-	sent := []string{"cap:1|c\ncap:2|c\n", "cap.bytes\xff:1|c", "not a metric", "cap:7|g|#a:b"}
+	stream := d.dial("unix")
+	sent := []string{"cap:1|c\ncap:2|c\n", "cap.bytes\xff:1|c", "cap.stream:1|c", "not a metric", "cap:7|g|#a:b"}
 	for i, packet := range sent {
-		if i%2 == 0 {
-			d.send(udp, packet)
-		} else {
+		switch i {
+		case 2:
+			d.send(stream, framed(packet))
+		case 1, 4:
 			d.send(unix, packet)
+		default:
+			d.send(udp, packet)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	if exit := wait(); exit != exitDone || output() != "captured 4 packets in "+file+"\n" {
+	if exit := wait(); exit != exitDone || output() != "captured 5 packets in "+file+"\n" {
 		t.Fatalf("capture: exit %d\n%s", exit, output())
 	}
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
@@ -168,11 +184,11 @@ func TestCaptureReplay(t *testing.T) {
 	began := time.Now()
 	stdout, stderr, exit := runCommand(t, dir, nil, "", "replay", file, "--speed", "2x", "--addr", to.LocalAddr().String())
 	took := time.Since(began)
-	if exit != exitDone || !strings.HasPrefix(stdout, "sent 4 packets (") {
+	if exit != exitDone || !strings.HasPrefix(stdout, "sent 5 packets (") {
 		t.Errorf("replay: exit %d, %s%s", exit, stdout, stderr)
 	}
-	if took < 140*time.Millisecond { // 300 ms at twice the speed
-		t.Errorf("replay took %v, want at least 150ms", took)
+	if least := spanOf(t, file) / 2; took < least {
+		t.Errorf("replay took %v, want at least %v", took, least)
 	}
 	for _, want := range sent {
 		buf := make([]byte, 1<<16)
@@ -187,4 +203,27 @@ func TestCaptureReplay(t *testing.T) {
 	if _, stderr, exit := runCommand(t, dir, nil, "", "replay", other, "--addr", to.LocalAddr().String()); exit != exitFailed || !strings.Contains(stderr, "no capture") {
 		t.Errorf("replay of another file: exit %d, %s", exit, stderr)
 	}
+}
+
+// spanOf is the time from the first packet of a capture to the last.
+func spanOf(t *testing.T, file string) time.Duration {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first, last time.Time
+	for text := range strings.Lines(string(data)) {
+		var p capturedPacket
+		if err := json.Unmarshal([]byte(text), &p); err != nil {
+			t.Fatal(err)
+		}
+		if p.From == "" { // head or end
+			continue
+		}
+		if last = p.At; first.IsZero() {
+			first = p.At
+		}
+	}
+	return last.Sub(first)
 }

@@ -138,19 +138,31 @@ func (s *tappedSink) Add(now int64, batch []aggregator.Sample) (marked int) {
 	return marked
 }
 
+func (s *tappedSink) AddEvent(now int64, e *aggregator.Event) aggregator.Reason {
+	reason := s.Sink.AddEvent(now, e)
+	if s.tails.count.Load() > 0 {
+		s.tails.showItem(now, tailLineOfEvent(e), reason)
+	}
+	return reason
+}
+
 func (s *tappedSink) show(now int64, batch []aggregator.Sample) {
-	s.tails.mu.Lock()
-	list := s.tails.list
-	s.tails.mu.Unlock()
 	for i := range batch {
-		l := tailLineOf(s.spelling, batch[i:i+1])
-		l.At, l.Listener = time.Unix(0, now).UTC(), "http"
-		if batch[i].Refused != aggregator.Taken {
-			l.Refused = batch[i].Refused.String()
-		}
-		for _, w := range list {
-			w.offer(arrival{item: l})
-		}
+		s.tails.showItem(now, tailLineOf(s.spelling, batch[i:i+1]), batch[i].Refused)
+	}
+}
+
+// showItem hands what came over HTTP to everybody who watches.
+func (t *tails) showItem(now int64, l *tailLine, refused aggregator.Reason) {
+	l.At, l.Listener = time.Unix(0, now).UTC(), "http"
+	if refused != aggregator.Taken {
+		l.Refused = refused.String()
+	}
+	t.mu.Lock()
+	list := t.list
+	t.mu.Unlock()
+	for _, w := range list {
+		w.offer(arrival{item: l})
 	}
 }
 
@@ -176,6 +188,25 @@ func tailLineOf(spelling aggregator.Spelling, batch []aggregator.Sample) *tailLi
 	return l
 }
 
+// eventKind is the kind of events and service checks, which are no samples.
+const eventKind = "event"
+
+// tailLineOfEvent says what an event or a service check is; rules are about
+// metrics alone.
+func tailLineOfEvent(e *aggregator.Event) *tailLine {
+	l := &tailLine{Kind: eventKind, Name: string(e.Name), Value: string(e.Properties)}
+	if e.HasValue {
+		l.Value = strings.TrimSpace(strconv.FormatFloat(e.Value, 'g', -1, 64) + " " + l.Value)
+	}
+	for k, v := range e.EachTag() {
+		if l.Tags == nil {
+			l.Tags = map[string]string{}
+		}
+		l.Tags[string(k)] = string(v)
+	}
+	return l
+}
+
 // A tailFilter says what a watcher wants to see.
 type tailFilter struct {
 	name, kind, transport string
@@ -186,7 +217,7 @@ type tailFilter struct {
 func (f *tailFilter) wants(l *tailLine) bool {
 	switch {
 	case f.refused && l.Refused == "",
-		f.transport != "" && !strings.HasPrefix(l.Listener, f.transport),
+		f.transport != "" && !isOf(l.Listener, f.transport),
 		f.kind != "" && l.Kind != f.kind,
 		f.name != "" && !aggregator.Match(f.name, l.Name):
 		return false
@@ -198,6 +229,12 @@ func (f *tailFilter) wants(l *tailLine) bool {
 		}
 	}
 	return true
+}
+
+// isOf tells whether a listener is of a transport, which may go on with the
+// beginning of an address: unix is not unixgram, and udp:127. is some of udp.
+func isOf(listener, transport string) bool {
+	return strings.HasPrefix(listener+":", transport+":") || strings.Contains(transport, ":") && strings.HasPrefix(listener, transport)
 }
 
 // lines takes a packet apart the way its listener does.
@@ -215,9 +252,13 @@ func (a *agent) lines(from arrival, each func(*tailLine)) {
 		parser.Refused = [aggregator.Reasons]uint64{}
 		parser.Start(text, false)
 		l := &tailLine{}
-		if batch, _ := parser.Next(); len(batch) > 0 {
+		batch, _ := parser.Next()
+		switch events := parser.Events(); {
+		case len(batch) > 0:
 			l = tailLineOf(&naming, batch)
-		} else {
+		case len(events) > 0:
+			l = tailLineOfEvent(events[0])
+		default:
 			l.Refused = strings.TrimPrefix(whyNot(parser), "not taken: ")
 		}
 		l.At, l.Listener, l.Line = time.Unix(0, from.at).UTC(), from.listener, strings.ToValidUTF8(string(text), "\uFFFD")
