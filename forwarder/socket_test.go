@@ -70,7 +70,6 @@ func verdictOf(t *testing.T, f *Forwarder) (Meaning, string) {
 func tcpOptions(url string) Options {
 	o := testOptions()
 	o.URL = url
-	o.Timeout = 2 * time.Second
 	return o
 }
 
@@ -94,7 +93,11 @@ func TestTCPFaults(t *testing.T) {
 		t.Run(tt.fault.String(), func(t *testing.T) {
 			s := fluxtest.New(t, fluxtest.Options{})
 			s.Fault(tt.fault)
-			f := overTCP(t, tcpOptions(s.URL))
+			o := tcpOptions(s.URL)
+			if tt.fault.String() == fluxtest.CommitThenHang().String() {
+				o.Timeout = 5 * time.Second
+			}
+			f := overTCP(t, o)
 			if got, reason := verdictOf(t, f); got != tt.want {
 				t.Errorf("verdict = %s (%s), want %s", got, reason, tt.want)
 			}
@@ -107,13 +110,7 @@ func TestTCPFaults(t *testing.T) {
 
 // A connection that is refused is certain: nothing was sent.
 func TestTCPRefused(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
-	f := overTCP(t, tcpOptions("http://"+addr))
+	f := overTCP(t, tcpOptions("http://127.0.0.1:1")) // tcpmux (RFC 1078), which nobody has
 	if got, reason := verdictOf(t, f); got != Again || !strings.Contains(reason, "refused") {
 		t.Errorf("verdict = %s (%s), want again, for it was refused", got, reason)
 	}
@@ -188,7 +185,7 @@ func TestTCPConnectionPerRequest(t *testing.T) {
 // An endless answer is read as far as an answer can be of use.
 func TestTCPHugeAnswer(t *testing.T) {
 	s := fluxtest.New(t, fluxtest.Options{})
-	s.Fault(fluxtest.HugeBody(503, 1<<30))
+	s.Fault(fluxtest.HugeBody(503, 1<<40))
 	f := overTCP(t, tcpOptions(s.URL))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -198,9 +195,9 @@ func TestTCPHugeAnswer(t *testing.T) {
 	}
 	runtime.ReadMemStats(&after)
 	if got := after.TotalAlloc - before.TotalAlloc; got > 8<<20 {
-		t.Errorf("%d bytes allocated for an answer of 1 GiB, want at most 8 MiB", got)
+		t.Errorf("%d bytes allocated for an answer of 1 TiB, want at most 8 MiB", got)
 	}
-	if got := time.Since(start); got > 2*time.Second {
+	if got := time.Since(start); got > 60*time.Second { // 1 TiB takes 5 minutes at the best
 		t.Errorf("took %v, want no time: the rest is not read", got)
 	}
 }
@@ -234,7 +231,7 @@ func TestKeyStaysSecret(t *testing.T) {
 		o := tcpOptions(s.URL)
 		o.Key, o.Log, o.Timeout = canary, logger, 200*time.Millisecond
 		f := overTCP(t, o)
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 		f.turn(ctx)
 		f.turn(ctx) // looks, where there was a complete answer
 		s.Pause()

@@ -82,11 +82,14 @@ type call struct {
 	ctx  context.Context // of the request; ends when the client leaves
 	done chan struct{}   // closed by leave
 	left bool            // guarded by Server.mu: the client left without its whole answer
+
+	beside int // number of a call that was in flight when this one arrived; 0 is none
 }
 
 // leaveGrace is how long a client's leaving may take to be noticed before its next
-// call counts as concurrent. Loopback needs microseconds; a busy machine more.
-const leaveGrace = time.Second
+// call counts as concurrent. Loopback needs microseconds; a machine that is busy with
+// other things may need seconds. Of calls that end before, it is known how.
+const leaveGrace = 30 * time.Second
 
 // arrive numbers and records a call, and checks what can be told from its arrival
 // alone: the rates and that it is the only one.
@@ -102,7 +105,7 @@ func (s *Server) arrive(r *http.Request) *call {
 	})
 	s.checkRateLocked(c.n)
 	if kindOf(r) != CallOther {
-		s.checkAloneLocked(c)
+		c.beside = s.besideLocked()
 	}
 	s.live[c] = true
 	return c
@@ -180,16 +183,16 @@ func (s *Server) checkRateLocked(n int) {
 	}
 }
 
-// checkAloneLocked looks for another call in flight. A client may have left that one
-// and gone on, which is its right; so it is given time to end, or its leaving to be
-// noticed, with the lock released.
-func (s *Server) checkAloneLocked(c *call) {
+// besideLocked looks for a call in flight and returns its number, or 0. A client may
+// have left that one and gone on, which is its right; so it is given time to end, or
+// its leaving to be noticed, with the lock released.
+func (s *Server) besideLocked() int {
 	if slices.Contains(s.opts.Allow, RuleConcurrent) {
-		return // and do not wait
+		return 0 // and do not wait
 	}
 	for other := range s.live {
 		s.mu.Unlock()
-		grace := time.NewTimer(leaveGrace)
+		grace := time.NewTimer(s.grace)
 		select {
 		case <-other.ctx.Done():
 		case <-other.done:
@@ -199,8 +202,24 @@ func (s *Server) checkAloneLocked(c *call) {
 		s.mu.Lock()
 		// Where it has ended, its context has, too: ask how it ended.
 		if gone := other.left || s.live[other] && other.ctx.Err() != nil; !gone {
-			s.violateLocked(RuleConcurrent, c.n, -1, "call %d was still in flight", other.n)
-			return
+			return other.n
 		}
+	}
+	return 0
+}
+
+// checkAlone convicts a call that arrived beside another one, once it has been read.
+// A busy machine may serve two calls in another order than they were made in: then
+// the client of this one has left, and that is noticed at once.
+func (s *Server) checkAlone(c *call) {
+	if c.beside == 0 {
+		return
+	}
+	grace := time.NewTimer(min(s.grace, 5*time.Second))
+	defer grace.Stop()
+	select {
+	case <-c.ctx.Done():
+	case <-grace.C:
+		s.violate(RuleConcurrent, c.n, -1, "call %d was still in flight", c.beside)
 	}
 }

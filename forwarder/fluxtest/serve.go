@@ -65,6 +65,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		cut(w, false)
 		return
 	}
+	s.checkAlone(c)
 	a := s.judge(c, r, body)
 	if f.name == "" {
 		s.commit(c, a)

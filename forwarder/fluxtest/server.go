@@ -23,8 +23,9 @@ import (
 type Server struct {
 	URL string // base URL without a slash at the end; "http://flux.test" when InProcess
 
-	opts Options
-	tb   testing.TB // nil when made by Start
+	opts  Options
+	grace time.Duration // leaveGrace, but for a test of it
+	tb    testing.TB    // nil when made by Start
 
 	mu         sync.Mutex // guards the fields below
 	http       *http.Server
@@ -72,6 +73,7 @@ func New(t testing.TB, opts Options) *Server {
 func Start(addr string, opts Options) (*Server, error) {
 	s := &Server{
 		opts:      opts.withDefaults(),
+		grace:     leaveGrace,
 		URL:       "http://flux.test",
 		live:      map[*call]bool{},
 		types:     map[string]string{},

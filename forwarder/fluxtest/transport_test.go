@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,9 +28,25 @@ func newPost(s *Server, body string) *http.Request {
 	return r
 }
 
-// traced sends a request and returns the hooks called, in order.
+// traced sends a request and returns the hooks called, in order. Over a socket an
+// answer may be there before the client tells that it has written its request, or
+// even returned; that hook is put where it belongs.
 func traced(s *Server, r *http.Request) (hooks []string, err error) {
-	add := func(format string, a ...any) { hooks = append(hooks, fmt.Sprintf(format, a...)) }
+	var mu sync.Mutex
+	written := make(chan struct{})
+	add := func(format string, a ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		hook := fmt.Sprintf(format, a...)
+		at := len(hooks)
+		if strings.HasPrefix(hook, "WroteRequest") {
+			if i := slices.Index(hooks, "GotFirstResponseByte"); i >= 0 {
+				at = i
+			}
+			defer close(written)
+		}
+		hooks = slices.Insert(hooks, at, hook)
+	}
 	trace := &httptrace.ClientTrace{
 		GetConn:              func(string) { add("GetConn") },
 		ConnectStart:         func(string, string) { add("ConnectStart") },
@@ -40,6 +57,14 @@ func traced(s *Server, r *http.Request) (hooks []string, err error) {
 		GotFirstResponseByte: func() { add("GotFirstResponseByte") },
 	}
 	_, _, _, err = do(s, r.WithContext(httptrace.WithClientTrace(r.Context(), trace)))
+	mu.Lock()
+	begun := slices.Contains(hooks, "WroteHeaders")
+	mu.Unlock()
+	if begun {
+		<-written
+	}
+	mu.Lock()
+	defer mu.Unlock()
 	return hooks, err
 }
 

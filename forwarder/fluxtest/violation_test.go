@@ -206,6 +206,7 @@ func TestConcurrentCalls(t *testing.T) {
 		}
 		return Fault{}
 	}})
+	s.grace = 100 * time.Millisecond
 	first := make(chan error)
 	go func() {
 		_, _, _, err := do(s, request(t, s, "/api/v1/metrics/batch", batch(metric("a", "gauge", "1"))))
