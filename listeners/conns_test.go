@@ -43,7 +43,7 @@ func loopback(t *testing.T) net.Listener {
 // gone waits until the other side has closed c.
 func gone(t *testing.T, c net.Conn) bool {
 	t.Helper()
-	c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	c.SetReadDeadline(time.Now().Add(60 * time.Second))
 	_, err := c.Read(make([]byte, 1))
 	return err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
 }
@@ -57,7 +57,7 @@ func TestConnLimitEvictsWhoWaitsLongest(t *testing.T) {
 	addr := l.Addr().String()
 	opened := func(n int) {
 		t.Helper()
-		for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(60 * time.Second); ; time.Sleep(time.Millisecond) {
 			if open, evicted := limit.Stats(); open+int(evicted) == n {
 				return
 			} else if time.Now().After(end) {
@@ -148,8 +148,8 @@ func TestEvictedRequestIsNotTaken(t *testing.T) {
 	limit := NewConnLimit(1, 1)
 	a, b := net.Pipe()
 	defer b.Close()
-	c := limit.admit(&limitedListener{}, a)
 	began := time.Now()
+	c := limit.admit(&limitedListener{}, a)
 	if limit.admit(&limitedListener{}, b) == nil {
 		t.Fatal("a waiting connection is not evicted")
 	}

@@ -24,7 +24,7 @@ func TestFluxItems(t *testing.T) {
 		}
 		return "{" + b.String()[1:] + "}"
 	}
-	now := time.Now().UTC()
+	now := began.UTC()
 	for _, test := range []struct{ item, want string }{
 		// The examples of the published API.
 		{`{"name":"users.online","type":"gauge","value":234}`, "users.online|gauge = 234"},

@@ -15,6 +15,10 @@ import (
 	"sluice/aggregator"
 )
 
+// began is when the window of every apiTest opened; it stays open until holds asks. A
+// time that is taken later may be in the next one.
+var began = time.Now()
+
 // An apiTest is an API in front of a real aggregator, behind the guard, asked
 // without sockets.
 type apiTest struct {
@@ -30,7 +34,7 @@ func newAPITest(t *testing.T, o APIOptions) *apiTest {
 	o.Name, o.Version = "http:test", "1.2.3"
 	a := &apiTest{t: t, host: "localhost:8127", api: NewAPI(o), home: aggregator.New(aggregator.Options{
 		Interval: 10 * time.Second, MaxLateness: time.Hour, MaxSeries: 1000, MaxSeriesPerMetric: 1000, MaxSetMembers: 100,
-	}, time.Now())}
+	}, began)}
 	mux := http.NewServeMux()
 	a.api.Routes(mux, func(s aggregator.Spelling) Sink { return a.home.Intake(s) })
 	a.handler = Guard{}.Wrap(mux)

@@ -36,7 +36,8 @@ type member struct {
 }
 
 func (m member) Add(now int64, batch []aggregator.Sample) int {
-	if age := time.Since(time.Unix(0, now)); age < 0 || age > time.Minute {
+	// Of the wall clock, which may be set while the test runs.
+	if age := time.Since(time.Unix(0, now)); age < -time.Minute || age > 10*time.Minute {
 		panic(fmt.Sprintf("Add was given a time %v ago", age))
 	}
 	marked := m.recorder.Add(now, batch)
@@ -113,8 +114,8 @@ func serve(t *testing.T, p *Packet, c *crowd) (stop func()) {
 			if err != nil {
 				t.Errorf("Serve() = %v, want nil", err)
 			}
-		case <-time.After(10 * time.Second):
-			t.Fatal("Serve() has not returned 10 s after its context was done")
+		case <-time.After(60 * time.Second):
+			t.Fatal("Serve() has not returned 60 s after its context was done")
 		}
 	}
 }
@@ -122,9 +123,9 @@ func serve(t *testing.T, p *Packet, c *crowd) (stop func()) {
 // await waits until n samples have been handed over.
 func await(t *testing.T, c *crowd, n int64) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); c.arrived.Load() < n; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); c.arrived.Load() < n; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d samples have arrived after 10 s, want %d", c.arrived.Load(), n)
+			t.Fatalf("%d samples have arrived after 60 s, want %d", c.arrived.Load(), n)
 		}
 	}
 }
@@ -237,6 +238,9 @@ func TestStopEmptiesTheQueue(t *testing.T) {
 		for _, readers := range []int{1, 3} {
 			t.Run(fmt.Sprintf("%s/readers=%d", network, readers), func(t *testing.T) {
 				p, client := transports[network](t, PacketOptions{Naming: normal, Readers: readers})
+				if network == "udp" && runtime.GOOS == "linux" { // of 768 bytes each, in twice what was granted
+					packets = min(packets, p.Stats().ReceiveBuffer/1024)
+				}
 				for range packets {
 					send(t, client, "a:1|c\nb:1|c")
 				}
@@ -291,6 +295,7 @@ func TestStopUnderLoad(t *testing.T) {
 						}
 					})
 				}
+				await(t, &c, 1)
 				for range 50 {
 					time.Sleep(time.Millisecond)
 					p.Stats() // at any time

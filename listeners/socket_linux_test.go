@@ -68,10 +68,12 @@ func TestStoppingRefusesSenders(t *testing.T) {
 	sent := uint64(1)
 	cancel()
 	var err error
-	for deadline := time.Now().Add(5 * time.Second); err == nil && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		client.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 		if _, err = client.Write([]byte("a:1|c")); err == nil {
 			sent++
+		} else if !errors.Is(err, os.ErrDeadlineExceeded) { // the queue is full, and it has not stopped yet
+			break
 		}
 	}
 	if !errors.Is(err, syscall.EPIPE) {
@@ -116,11 +118,14 @@ func TestReceiveDoesNotAllocate(t *testing.T) {
 			for range 3 {
 				client.Write(packet)
 			}
-			n, err := in.receive()
-			if err != nil || n != 3 {
-				t.Fatalf("receive() = %d, %v, want 3 packets", n, err)
+			for left := 3; left > 0; { // a busy kernel may hand them over one by one
+				n, err := in.receive()
+				if err != nil || n < 1 || n > left {
+					t.Fatalf("receive() = %d, %v, want 1 to %d packets", n, err, left)
+				}
+				r.takeAll(n)
+				left -= n
 			}
-			r.takeAll(n)
 		})
 		if allocs != 0 {
 			t.Errorf("%s: %v allocations per receive, want 0", network, allocs)
@@ -161,7 +166,8 @@ func TestSocketModeIsNeverWider(t *testing.T) {
 			}
 		}
 	}()
-	for range 2000 {
+	// At one processor the others may not get to look for long.
+	for deadline, i := time.Now().Add(60*time.Second), 0; i < 2000 || looks.Load() == 0 && time.Now().Before(deadline); i++ {
 		p, err := ListenUnixgram(path, mode, fmt.Sprint(os.Getgid()), PacketOptions{})
 		if err != nil {
 			t.Fatal(err)
