@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -243,6 +244,23 @@ func (d *daemon) signal(s syscall.Signal) {
 	if err := d.cmd.Process.Signal(s); err != nil {
 		d.t.Errorf("signal %v: %v", s, err)
 	}
+}
+
+// memory is a field of the process's status, in bytes: RssAnon is the memory that
+// is its own, VmHWM the most that was resident, with the pages of files.
+func (d *daemon) memory(field string) int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
+	if err != nil {
+		d.t.Skip("needs /proc to read the memory of a process")
+	}
+	for text := range strings.Lines(string(b)) {
+		if f := strings.Fields(text); f[0] == field+":" {
+			kib, _ := strconv.Atoi(f[1])
+			return kib << 10
+		}
+	}
+	d.t.Fatal("no " + field + " in /proc/PID/status")
+	return 0
 }
 
 // wait waits for the process's end; should it not come, it makes it come.

@@ -34,7 +34,8 @@ func limitMemory(maxSeries int, root, self string) int64 {
 
 // memoryOf is what the agent takes at most with so many series, every limit
 // reached (docs/reliability.md): 64 MiB with 5,000, 512 MiB with the default of
-// 100,000.
+// 100,000. Pages of files, the executable's and those of the spool that are
+// mapped, are beside it: the kernel takes them back when it needs the memory.
 func memoryOf(maxSeries int) int64 {
 	const small, large = 64 << 20, 512 << 20
 	return small + (large-small)*int64(max(maxSeries-5000, 0))/95_000

@@ -260,22 +260,6 @@ func TestHTTPSocket(t *testing.T) {
 	}
 }
 
-// rss is the memory of the process that is resident, in bytes.
-func (d *daemon) rss() int {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
-	if err != nil {
-		d.t.Skip("needs /proc to read the memory of a process")
-	}
-	for text := range strings.Lines(string(b)) {
-		if kB, ok := strings.CutPrefix(text, "VmHWM:"); ok { // the highest it has been
-			n, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(kB), " kB"))
-			return n << 10
-		}
-	}
-	d.t.Fatal("no VmHWM")
-	return 0
-}
-
 // TestBombs: 64 MiB of zeros in 64 KiB of gzip, one after another, are never
 // inflated into memory. What does grow is 1 MiB of buffers a connection and all that
 // the collector finds only later, so 3 to 9 MiB; a bomb in memory would be 64 at least.
@@ -288,13 +272,13 @@ func TestBombs(t *testing.T) {
 	w.Close()
 	d := start(t, setup{})
 	d.post("/api/v1/metrics", `{"name":"a","type":"counter"}`)
-	before := d.rss()
+	before := d.memory("VmHWM")
 	for range 5 {
 		if status, answer := d.post("/api/v1/metrics", bomb.String(), "Content-Encoding=gzip"); status != http.StatusRequestEntityTooLarge {
 			t.Errorf("status %d, want 413: %s", status, answer)
 		}
 	}
-	grown := d.rss() - before
+	grown := d.memory("VmHWM") - before
 	t.Logf("5 bombs of %d bytes: the memory has grown by %d KiB", bomb.Len(), grown>>10)
 	if most := 32 << 20; grown > most && !raceEnabled { // the race detector's own memory is in it
 		t.Errorf("the memory has grown by %d bytes, want at most %d", grown, most)
@@ -354,7 +338,7 @@ func TestManyClients(t *testing.T) {
 	}
 	d.balanced()
 	t.Logf("%d clients, %d items in %v: %.0f items/s, %.2f us of CPU per item, %d KiB resident at most", clients, n, took.Round(time.Millisecond),
-		float64(n)/took.Seconds(), float64(cpu.Microseconds())/float64(n), d.rss()>>10)
+		float64(n)/took.Seconds(), float64(cpu.Microseconds())/float64(n), d.memory("VmHWM")>>10)
 }
 
 // cpu is what the process has used so far, user and system.
