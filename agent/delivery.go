@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"os"
 	"reflect"
 	"sync"
 	"time"
@@ -131,8 +132,9 @@ func forwarderOptions(u configs.Upstream, cfg configs.Config, log *slog.Logger) 
 	if dialect == "auto" {
 		dialect = ""
 	}
+	host, _ := os.Hostname() // it is only shown
 	return forwarder.Options{
-		Name: u.Name, Type: u.Type, URL: u.URL, Key: u.Key.Reveal(), Version: version,
+		Host: host, Name: u.Name, Type: u.Type, URL: u.URL, Key: u.Key.Reveal(), Version: version,
 		RequestsPerMinute: u.RequestsPerMinute, SinglesPerMinute: u.SingleRequestsPerMinute, ItemsPerRequest: u.ItemsPerRequest, Timeout: u.Timeout,
 		Dialect: dialect, Verify: u.Verify == "auto", Resend: u.Unverified == "resend", Settle: u.Settle,
 		Points: u.Points, Scalars: u.Scalars, Only: u.Only, Except: u.Except,

@@ -207,6 +207,18 @@ func DefaultUpstream(typ string) Upstream {
 	return u
 }
 
+// minItems is the least: one beside the agent's own items, which are one for Flux
+// and two for Pulse.
+func minItems(typ string) int {
+	switch typ {
+	case Pulse:
+		return 3
+	case DataCat:
+		return 1
+	}
+	return 2
+}
+
 // maxItems is the most items of one batch request: one below what the
 // published APIs of Flux (500) and Pulse (1,000) take, and single items for
 // DataCat.

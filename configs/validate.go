@@ -280,11 +280,11 @@ func (k *checker) upstreams(list []Upstream) {
 func (k *checker) upstream(path string, u *Upstream) {
 	k.url(path+".url", u)
 	k.key(path, u)
-	if u.Type == Pulse || u.Type == DataCat {
-		k.add(path+".type", "%q is not built yet; use flux, or take the upstream out", u.Type)
-	}
 	if most := maxItems(u.Type); u.ItemsPerRequest > most {
 		k.add(path+".items_per_request", "%d is over the upstream's limit of %d; lower it", u.ItemsPerRequest, most)
+	}
+	if least := minItems(u.Type); u.ItemsPerRequest >= 1 && u.ItemsPerRequest < least {
+		k.add(path+".items_per_request", "%d leaves no room beside the agent's own items; raise it to %d or more", u.ItemsPerRequest, least)
 	}
 	for _, g := range []struct {
 		key   string
@@ -306,6 +306,7 @@ func (k *checker) key(path string, u *Upstream) {
 		k.add(path+".api_key_file", "the key is given twice; keep one of api_key and api_key_file")
 	case u.APIKeyFile != "":
 		k.absolute(path+".api_key_file", u.APIKeyFile)
+	case u.APIKey == "" && u.Type == DataCat: // its server may ask for none
 	case u.APIKey == "":
 		k.add(path+".api_key", "has no key; set api_key: ${FLUX_API_KEY}, or api_key_file to a file that holds the key")
 	default:

@@ -16,7 +16,7 @@ import (
 	"sluice/spool"
 )
 
-// The DataCat API (docs/protocols.md, "DataCat upstream"): metrics belong to a
+// The DataCat API (docs/upstreams.md): metrics belong to a
 // session and are sent one by one.
 const (
 	dataCatSessions = "/api/sessions"

@@ -4,8 +4,9 @@
 //
 // # Words
 //
-//   - upstream: a metrics API, and how to speak to it ([Upstream]); flux is one.
-//   - dialect: which of two servers answers under the name Flux. It decides how
+//   - upstream: a metrics API, and how to speak to it ([Upstream]): flux,
+//     pulse, datacat.
+//   - dialect: which of two servers answers under the name Flux, or Pulse. It decides how
 //     sets are rendered and whether an upstream can be read back. It is learnt from
 //     the first answer, unless it is configured.
 //   - item: one JSON object. A series' samples ride on exactly one of its items, the
@@ -15,10 +16,12 @@
 //   - batch: items with an identity (agent, sequence). From when it is sealed its
 //     bytes never change; it is sent as it is, or replaced by parts of it that have
 //     sequences of their own.
+//   - session: what items belong to at a DataCat. Its totals are made when a request
+//     is made, of the growth that is sealed.
 //   - marker: the gauge sluice.delivery, last item of every batch, by which a batch
-//     is found upstream.
+//     is found upstream. A Pulse has two, which frame the others.
 //   - hello: a batch that carries the gauge sluice.up and nothing else, to learn the
-//     dialect from. It is the first that an upstream gets.
+//     dialect from; or the request for a session. It goes before everything else.
 //   - verdict: what the outcome of a request means for its batch ([Verdict]).
 //   - in doubt: the request may or may not have been stored.
 //
@@ -83,6 +86,8 @@
 //	              isolationShare-th request for all
 //	convicts      maxConvicts series
 //	doubts        maxDoubts batches; beyond nothing is sent
+//	tags          pulseTags of a series at a Pulse; those that become equal are merged
+//	totals        maxTotals in a DataCat's session; then another is begun
 //	answer        maxAnswer bytes are read of it
 //	wait          Options.Timeout for an answer's head, twice that for all of it
 //	Retry-After   at most maxRetryAfter is obeyed

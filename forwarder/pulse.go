@@ -12,7 +12,7 @@ import (
 	"sluice/spool"
 )
 
-// The Pulse API (docs/protocols.md, "Pulse upstream"): its paths are those of Flux.
+// The Pulse API (docs/upstreams.md): its paths are those of Flux.
 const (
 	// pulseTags is how many tags a metric may have there.
 	pulseTags = 10
