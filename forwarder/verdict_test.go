@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 	"unicode"
+
+	"sluice/aggregator"
+	"sluice/spool"
 )
 
 // meanings is the table of docs/reliability.md: codes that are not in it are in
@@ -178,4 +181,85 @@ func FuzzVerdict(f *testing.F) {
 			t.Errorf("Reason = %q, want one short line", v.Reason)
 		}
 	})
+}
+
+// The table is one; these are the rows in which upstreams differ.
+func TestVerdictOfUpstreams(t *testing.T) {
+	sealed := func(u Upstream, typ aggregator.Kind) *spool.Batch {
+		sheet := &Sheet{maxItems: 10, maxBody: maxBody, head: u.Form().Head}
+		sheet.begin(typ, 1)
+		sheet.Item(spool.Metrics, func(dst []byte) []byte {
+			return dataCatObject(dst, aggregator.NewSeries(typ, "n"), t0, "n", typ, float(1))
+		})
+		b := sheet.batches[0]
+		b.Seq = 7
+		u.Finish(b)
+		return b
+	}
+	o := outcome{wrote: true}
+	text := func(status int, body string) outcome { o.status, o.body = status, []byte(body); return o }
+	for _, tt := range []struct {
+		o                                outcome
+		flux, pulse, total, gauge, point Meaning
+	}{
+		{text(200, `{"data":{"accepted":2,"rejected":0}}`), Delivered, InDoubt, Again, InDoubt, InDoubt},
+		{text(201, `{"data":{"accepted":2,"rejected":1}}`), InDoubt, Delivered, Again, InDoubt, InDoubt},
+		{text(201, `{"ingested":2}`), Delivered, InDoubt, Again, InDoubt, InDoubt},
+		{text(201, `{"processed":3}`), InDoubt, Delivered, Again, InDoubt, InDoubt},
+		{text(200, `{"status":"ok"}`), InDoubt, InDoubt, Delivered, Delivered, Delivered},
+		{text(200, `{"success":true}`), InDoubt, InDoubt, Delivered, Delivered, Delivered},
+		{text(201, `{"status":"ok"}`), InDoubt, InDoubt, Again, InDoubt, InDoubt},
+		{text(200, `{"success":false}`), InDoubt, InDoubt, Again, InDoubt, InDoubt},
+		{text(400, "Invalid request body\n"), Refused, InDoubt, Refused, Refused, Refused},
+		{text(422, ""), Refused, InDoubt, Refused, Refused, Refused},
+		{text(413, ""), TooLarge, TooLarge, TooLarge, TooLarge, TooLarge},
+		{text(404, "session not found\n"), Held, Held, Again, Again, Again},
+		{text(404, "failed to marshal session: x\n"), Held, Held, Again, InDoubt, InDoubt},
+		{text(404, "<html>not here</html>"), Held, Held, Held, Held, Held},
+		{text(401, "Unauthorized\n"), Held, Held, Held, Held, Held},
+		{text(302, ""), Held, Held, Held, Held, Held},
+		{text(429, ""), Again, Again, Again, Again, Again},
+		{text(503, ""), Again, Again, Again, Again, Again},
+		{text(500, ""), InDoubt, InDoubt, Again, InDoubt, InDoubt},
+		{text(504, ""), InDoubt, InDoubt, Again, InDoubt, InDoubt},
+		{outcome{err: errors.New("cut"), wrote: true}, InDoubt, InDoubt, Again, InDoubt, InDoubt},
+		{outcome{err: errors.New("refused")}, Again, Again, Again, Again, Again},
+	} {
+		s := spool.New(spool.Options{Dir: t.TempDir()})
+		c := &contact{dialect: Hosted, names: names0(), outbox: s.Outbox("x")}
+		flux, pulse, cat := newFlux(testOptions(), c), newPulse(testOptions(), c), newDataCat(testOptions(), c)
+		for _, v := range []struct {
+			name string
+			u    Upstream
+			typ  aggregator.Kind
+			want Meaning
+		}{{"flux", flux, aggregator.Counter, tt.flux}, {"pulse", pulse, aggregator.Counter, tt.pulse}, {"datacat total", cat, aggregator.Counter, tt.total},
+			{"datacat gauge", cat, aggregator.Gauge, tt.gauge}, {"datacat point", cat, aggregator.Distribution, tt.point}} {
+			if got := v.u.Verdict(sealed(v.u, v.typ), tt.o, t0); got.Is != v.want {
+				t.Errorf("%s: %d %q %v is %v, want %v", v.name, tt.o.status, tt.o.body, tt.o.err, got.Is, v.want)
+			}
+		}
+	}
+}
+
+// A session's name is part of a path.
+func TestReadSession(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"session_id":"550e8400-e29b-41d4-a716-446655440000"}`: "550e8400-e29b-41d4-a716-446655440000",
+		`{"session_id":"a_B-1"}`:                                "a_B-1",
+		`{"session_id":""}`:                                     "",
+		`{"session_id":".."}`:                                   "",
+		`{"session_id":"a/../b"}`:                               "",
+		`{"session_id":"a%2fb"}`:                                "",
+		`{"session_id":"a\u0000"}`:                              "",
+		`{"session_id":"a\r\nX: y"}`:                            "",
+		`{"session_id":7}`:                                      "",
+		`{}`:                                                    "",
+		`<html>`:                                                "",
+		`{"session_id":"` + strings.Repeat("a", 65) + `"}`: "",
+	} {
+		if got, ok := readSession([]byte(body)); ok != (want != "") || ok && got != want {
+			t.Errorf("readSession(%s) = %q, %t, want %q", body, got, ok, want)
+		}
+	}
 }
