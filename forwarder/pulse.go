@@ -38,7 +38,9 @@ func newPulse(o Options, c *contact) *pulse {
 	return &pulse{f}
 }
 
-func (p *pulse) Form() Form { return Form{Head: fluxHead, Own: 2, Tags: pulseTags} }
+func (p *pulse) Form() Form {
+	return Form{Head: fluxHead, Own: 2, Now: p.dialect == SelfHosted, Tags: pulseTags}
+}
 
 func (p *pulse) Hello(to *Sheet, at time.Time) {
 	to.begin(0, 0)

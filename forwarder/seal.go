@@ -56,7 +56,8 @@ type round struct {
 	windows   spool.Range   // those rendered
 	changed   bool
 	plan      Plan // the last one
-	doubt     int  // see Forwarder.doubt
+	now       time.Time
+	doubt     int // see Forwarder.doubt
 
 	allowed float64 // events that may go out, see overBudget
 
@@ -92,6 +93,7 @@ func (r *round) need(now time.Time) Need {
 }
 
 func (r *round) render(now time.Time) error {
+	r.now = now
 	for range roundGroups {
 		r.plan = plan(r.need(now), now)
 		if !r.plan.OK {
@@ -153,7 +155,7 @@ func (r *round) buckets(entries []spool.Entry) []Bucket {
 		widths[start.UnixNano()] = width
 		both := byStart[start.UnixNano()]
 		i := 0
-		if late(e) && sent[e.Start.Truncate(minute).Unix()] {
+		if late(e) && sent[e.Start.Truncate(minute).Unix()] || r.past(&e) {
 			i = 1
 		}
 		both[i] = append(both[i], e)
@@ -177,6 +179,12 @@ func (r *round) buckets(entries []spool.Entry) []Bucket {
 		}
 	}
 	return list
+}
+
+// past tells whether a window is one of a backlog whose gauges would stand where
+// those of now do.
+func (r *round) past(e *spool.Entry) bool {
+	return r.forwarder.upstream.Form().Now && e.Start.Add(e.Width).Before(r.now.Truncate(minute).Add(-liveMinutes*minute))
 }
 
 // dated gives a bucket the time of its items. Late windows do not count where

@@ -49,6 +49,7 @@ type Form struct {
 	Head   string // what a batch's body begins with
 	Events string // the same of a batch of events; "" where the upstream takes none
 	Own    int    // items that Finish adds to a batch that is not of events
+	Now    bool   // the upstream gives items the time at which they come
 	Tags   int    // most tags of a series; those that become equal are merged. 0: all
 }
 
@@ -59,7 +60,7 @@ const maxBody = 4<<20 - 4096
 // An Upstream speaks the protocol of one kind of metrics API. It does no I/O
 // and keeps no time; its methods are called by one goroutine.
 type Upstream interface {
-	// Form tells how batches are built; it is the same at every call.
+	// Form tells how batches are built; it is the same as long as the dialect is.
 	Form() Form
 
 	// Render adds the items that stand for v, the value of s in a bucket, to the

@@ -479,3 +479,77 @@ func TestDataCatTotalInOrder(t *testing.T) {
 		})
 	}
 }
+
+// An item that its upstream never takes is a dead letter, and costs the others
+// nothing.
+func TestUpstreamsPoison(t *testing.T) {
+	for _, s := range servers {
+		t.Run(s.name, func(t *testing.T) {
+			o := optionsOf(s.typ)
+			fake := fluxtest.Options{Dialect: s.fake, MaxItems: o.ItemsPerRequest, Poison: func(r fluxtest.Row) int {
+				if r.Name == "bad" {
+					return 400
+				}
+				return 0
+			}}
+			simulate(t, o, fake, func(t *testing.T, r *rig) {
+				good, bad := 0, 0
+				for i := range 12 {
+					r.count(time.Now(), "good", "", 1)
+					good++
+					if i == 3 {
+						r.gauge(time.Now(), "bad", "", 1)
+						bad++
+					}
+					r.next()
+				}
+				r.run(time.Hour)
+				l := r.settled()
+				lost := l.Dropped["partial"][aggregator.Counter].Samples
+				if got := r.counted("good"); got != float64(good)-float64(lost) || s.fake != fluxtest.PulseOpen && lost > 0 {
+					t.Errorf("upstream's total of good = %v, want %d; %d dropped as partial", got, good, lost)
+				}
+				dead, partly := l.Dead[aggregator.Gauge].Samples, l.Dropped["partial"][aggregator.Gauge].Samples+l.Dropped["unverified"][aggregator.Gauge].Samples
+				if dead+partly != uint64(bad) || s.fake != fluxtest.PulseOpen && partly > 0 {
+					t.Errorf("%d samples are dead and %d dropped, want %d: %+v", dead, partly, bad, l.Dropped)
+				}
+			})
+		})
+	}
+}
+
+// What a backlog holds comes at the wrong time to an open Pulse: sums are right all
+// the same, and gauges of then do not stand where those of now do.
+func TestPulseBacklog(t *testing.T) {
+	for _, fake := range []fluxtest.Dialect{fluxtest.PulseHosted, fluxtest.PulseOpen} {
+		simulate(t, optionsOf(Pulse), fluxtest.Options{Dialect: fake, MaxItems: 999}, func(t *testing.T, r *rig) {
+			r.run(time.Minute)
+			r.flux.Pause()
+			const windows = 180
+			for i := range windows {
+				r.count(time.Now(), "hits", "", 1)
+				if i < windows-5 {
+					r.gauge(time.Now(), "level", "", float64(i))
+				}
+				r.next()
+				if i == windows-10 {
+					if err := r.flux.Resume(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			r.run(20 * time.Minute)
+			l := r.settled()
+			if got := r.counted("hits"); got != windows {
+				t.Errorf("upstream's total of hits = %v, want %d", got, windows)
+			}
+			if last, _ := r.flux.GaugeLast("level"); last.Value != windows-6 {
+				t.Errorf("upstream's last level = %v, want %d", last.Value, windows-6)
+			}
+			superseded := l.Dropped["superseded"][aggregator.Gauge].Samples
+			if (superseded > 0) != (fake == fluxtest.PulseOpen) {
+				t.Errorf("%d samples of gauges are superseded", superseded)
+			}
+		})
+	}
+}
