@@ -10,6 +10,7 @@ import (
 
 	"sluice/aggregator"
 	"sluice/forwarder/fluxtest"
+	"sluice/spool"
 )
 
 // This is the suite that every Upstream passes: the same traffic and the same
@@ -552,4 +553,27 @@ func TestPulseBacklog(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What is sealed is sent as it is. That another server answers now, for which it would
+// be sealed anew, is known by the dialect of a Flux only.
+func TestUpstreamsSealOnce(t *testing.T) {
+	eachServer(t, func(t *testing.T, r *rig, _ bool) {
+		r.count(time.Now(), "c", "", 1)
+		r.next()
+		for range 500 { // not for a time: a turn that seals anew takes none
+			time.Sleep(min(r.f.turn(t.Context()), time.Second))
+		}
+		r.settled()
+		if got := r.counted("c"); got != 1 {
+			t.Errorf("upstream's total of c = %v, want 1", got)
+		}
+		var sealed uint64
+		if err := r.f.outbox.Update(func(tx *spool.Tx) error { sealed = tx.Next() - 1; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if sent := len(r.flux.Requests()); sealed != uint64(sent) {
+			t.Errorf("%d batches were sealed for %d requests", sealed, sent)
+		}
+	})
 }
