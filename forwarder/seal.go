@@ -184,7 +184,7 @@ func (r *round) buckets(entries []spool.Entry) []Bucket {
 // past tells whether a window is one of a backlog whose gauges would stand where
 // those of now do.
 func (r *round) past(e *spool.Entry) bool {
-	return r.forwarder.upstream.Form().Now && e.Start.Add(e.Width).Before(r.now.Truncate(minute).Add(-liveMinutes*minute))
+	return r.forwarder.upstream.Form().Now && e.Start.Before(r.now.Truncate(minute).Add(-liveMinutes*minute))
 }
 
 // dated gives a bucket the time of its items. Late windows do not count where
