@@ -42,7 +42,12 @@ func TestAdoptedSocketsLoseNothing(t *testing.T) {
 				var c crowd
 				stop := serve(t, p, &c)
 				await(t, &c, 1)
+				send(t, client, "told:1|c")
+				await(t, &c, 2)
 				stop()
+				if network == "unixgram" {
+					checkSender(t, round, p.Senders(), round != "first")
+				}
 			}
 			if network == "unixgram" {
 				if _, err := os.Lstat(addr); err != nil {
@@ -51,6 +56,59 @@ func TestAdoptedSocketsLoseNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// checkSender: an adopted socket tells who sends from then on, and, as it stays as it
+// is, who has sent while nobody read it.
+func checkSender(t *testing.T, round string, got []Sender, before bool) {
+	t.Helper()
+	want := uint64(1)
+	if before {
+		want = 2
+	}
+	if len(got) != 1 || got[0].PID != int32(os.Getpid()) || got[0].Samples != want {
+		t.Errorf("%s: senders %+v, want this process with %d samples", round, got, want)
+	}
+}
+
+// TestAdoptedStreamsLoseNothing is the same for a stream socket: who connects while
+// nobody accepts waits, and is heard by the next one.
+func TestAdoptedStreamsLoseNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	opened, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	for _, round := range []string{"first", "second", "third"} {
+		waiting := dial(t, "unix", path)
+		send(t, waiting, frame(round+":1|c"))
+		s := adoptStream(t, opened.(*net.UnixListener))
+		var c crowd
+		stop := serveUntil(t, s, &c)
+		until(t, "the one that waited is heard", func() bool { return s.Stats().Samples == 1 })
+		send(t, dial(t, "unix", path), frame("later:1|c"))
+		send(t, waiting, frame("more:1|c"))
+		until(t, "so are others", func() bool { return s.Stats().Samples == 3 })
+		stop()
+		if _, err := os.Lstat(path); err != nil {
+			t.Errorf("%s: the socket's file is gone: %v", round, err)
+		}
+	}
+}
+
+func adoptStream(t *testing.T, opened *net.UnixListener) *Stream {
+	t.Helper()
+	f, err := opened.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return AdoptStream(l.(*net.UnixListener), PacketOptions{Naming: normal})
 }
 
 func adopt(t *testing.T, opened net.PacketConn, o PacketOptions) *Packet {

@@ -42,6 +42,42 @@ func commandOf(pid int32) string {
 	return string(clean(nil, bytes.TrimSuffix(comm, []byte("\n")), 64))
 }
 
+// acceptRest is how much longer a listener waits for connections once its stop has
+// begun: acceptWaiting finds them.
+const acceptRest = 0
+
+// acceptWaiting takes a connection that is in the kernel's queue, whatever the
+// listener's deadline is; nil is none.
+func acceptWaiting(l *net.UnixListener) *net.UnixConn {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	accepted := -1
+	raw.Control(func(fd uintptr) {
+		for {
+			n, _, err := unix.Accept4(int(fd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+			if err == unix.EINTR || err == unix.ECONNABORTED {
+				continue
+			}
+			if err == nil {
+				accepted = n
+			}
+			return
+		}
+	})
+	if accepted < 0 {
+		return nil
+	}
+	file := os.NewFile(uintptr(accepted), "")
+	defer file.Close()
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil
+	}
+	return conn.(*net.UnixConn)
+}
+
 // stopStream lets the kernel refuse what is sent from now on. What is queued is read,
 // and then comes the end of input.
 func stopStream(conn *net.UnixConn) { conn.CloseRead() }

@@ -106,14 +106,22 @@ func (s *Stream) Serve(ctx context.Context, open Sinks) error {
 	defer running.Wait()
 	stop := context.AfterFunc(ctx, s.stop)
 	defer stop()
+	serve := func(conn *net.UnixConn) {
+		c := s.add(conn)
+		running.Go(func() { c.run(); s.remove(c) })
+	}
 	last := ""
 	for {
 		conn, err := s.listener.AcceptUnix()
 		switch {
 		case err == nil:
-			c := s.add(conn)
-			running.Go(func() { c.run(); s.remove(c) })
+			serve(conn)
 		case errors.Is(err, os.ErrDeadlineExceeded):
+			if !s.adopted { // else they are for whoever takes the socket over
+				for conn := acceptWaiting(s.listener); conn != nil; conn = acceptWaiting(s.listener) {
+					serve(conn)
+				}
+			}
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			s.stop()
@@ -131,19 +139,11 @@ func (s *Stream) Serve(ctx context.Context, open Sinks) error {
 	}
 }
 
-// acceptRest is how long connections that are in the kernel's queue when the
-// stop begins are waited for.
-const acceptRest = 20 * time.Millisecond
-
-// stop ends what the connections may send. Those in the kernel's queue are
-// accepted first, unless the socket is another's.
+// stop ends what the connections may send, and the waiting for new ones. Serve then
+// accepts those in the kernel's queue, unless the socket is another's.
 func (s *Stream) stop() {
 	s.file.remove() // from here on, new clients are refused and not forgotten
-	rest := acceptRest
-	if s.adopted {
-		rest = 0
-	}
-	s.listener.SetDeadline(time.Now().Add(rest))
+	s.listener.SetDeadline(time.Now().Add(acceptRest))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopping.Store(true)
