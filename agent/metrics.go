@@ -67,6 +67,8 @@ func (a *agent) appendMetrics(dst []byte, now time.Time) []byte {
 	e.one("sluice_goroutines", "gauge", "Goroutines that exist.", float64(runtime.NumGoroutine()))
 	a.configMetrics(e)
 	e.one("sluice_tails", "gauge", "Who watches samples arrive: sluice tail, capture and the console.", float64(a.tails.count.Load()))
+	e.one("sluice_own_metrics", "gauge", "Figures of the agent's own that it sent like any metric in the last minute.", float64(a.own.sent.Load()))
+	e.one("sluice_own_metrics_left_out", "gauge", "Figures of the agent's own that had no room.", float64(a.own.left.Load()))
 	a.listenerMetrics(e)
 	a.intakeMetrics(e)
 	a.spoolMetrics(e)
@@ -84,14 +86,20 @@ func (a *agent) configMetrics(e *exposition) {
 	e.one("sluice_config_restart_needed", "gauge", "Keys whose new value waits for a restart.", float64(len(a.restart)))
 }
 
-func (a *agent) listenerMetrics(e *exposition) {
-	var all []listeners.Stats
-	for _, s := range ofKind(a.now().sockets, true) {
+// listenerStats are those of all listeners.
+func (a *agent) listenerStats() (all []listeners.Stats) {
+	now := a.now()
+	for _, s := range ofKind(now.sockets, true) {
 		all = append(all, s.packet.Stats())
 	}
-	if stats, ok := a.apiStats(a.now()); ok {
+	if stats, ok := a.apiStats(now); ok {
 		all = append(all, stats)
 	}
+	return all
+}
+
+func (a *agent) listenerMetrics(e *exposition) {
+	all := a.listenerStats()
 	each := func(name, typ, help string, value func(listeners.Stats) float64) {
 		e.family(name, typ, help)
 		for _, s := range all {

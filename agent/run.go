@@ -76,7 +76,9 @@ type agent struct {
 	sizes    atomic.Pointer[[]metricDoc] // of the metrics in the last live window
 	asking   sync.Mutex                  // held while the tags of a metric are counted
 
-	garbage   int           // what the collector was told last; owned by closeWindows
+	garbage int        // what the collector was told last; owned by closeWindows
+	own     ownMetrics // owned by keepOwn, but for its counts
+
 	early     atomic.Uint64 // windows closed before their time
 	toldEarly time.Time     // when that was logged last; owned by rotate
 
@@ -166,6 +168,7 @@ func (a *agent) run(ctx context.Context) error {
 	rotator, stopRotator := context.WithCancel(context.Background())
 	defer stopRotator()
 	rotating.Go(func() { a.rotate(rotator) })
+	rotating.Go(func() { a.keepOwn(rotator) })
 	a.sayHello()
 	watching.Go(func() { a.keepConfig(ctx, hangup) })
 	keeping.Go(func() { a.keepSupervisor(keepers) })

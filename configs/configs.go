@@ -66,6 +66,7 @@ type Aggregate struct {
 	Tags               map[string]string `yaml:"tags"`                                  // added to every series
 	Hostname           string            `yaml:"hostname"`                              // tag host; "": none, HostnameAuto: os.Hostname
 	NegativeGauges     string            `yaml:"negative_gauges" oneof:"absolute|delta"`
+	OwnMetrics         bool              `yaml:"own_metrics"` // what the agent says about itself goes upstream, too
 	Rules              []Rule            `yaml:"rules"`
 }
 
