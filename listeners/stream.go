@@ -314,7 +314,8 @@ func (c *stream) take(end bool) (good bool) {
 	f := <-c.of.feeds
 	defer func() { c.of.feeds <- f }()
 	now := time.Now().UnixNano()
-	rest, good := c.buf, true
+	good = true
+	var rest []byte
 	if c.text {
 		rest = c.takeLines(f, now, end)
 	} else {
