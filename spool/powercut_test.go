@@ -108,9 +108,12 @@ func (p *powerCuts) cycle(n int, mode string) {
 	}()
 	spool := filepath.Join(p.path("mnt"), "spool")
 	cmd, lines := child(t, mode, spool)
-	timer := time.AfterFunc(time.Duration(300+n*37%400)*time.Millisecond, func() { cmd.Process.Signal(syscall.SIGKILL) })
+	timer := time.AfterFunc(time.Hour, func() { cmd.Process.Signal(syscall.SIGKILL) })
 	defer timer.Stop()
-	for lines.Scan() {
+	for first := true; lines.Scan(); first = false {
+		if first { // however long a busy machine took to get there
+			timer.Reset(time.Duration(200+n*37%400) * time.Millisecond)
+		}
 		var seq, id uint64
 		switch word, rest, _ := strings.Cut(lines.Text(), " "); word {
 		case "record":
