@@ -32,13 +32,14 @@ func sees(t *testing.T, env []string, args ...string) (findings []string, exit i
 	return findings, exit
 }
 
+// has answers whether one of the findings has the text, and is that if it is named.
 func has(findings []string, is, text string) bool {
-	return slices.ContainsFunc(findings, func(f string) bool { return strings.HasPrefix(f, is+" ") && strings.Contains(f, text) })
+	return slices.ContainsFunc(findings, func(f string) bool { return (is == "" || strings.HasPrefix(f, is+" ")) && strings.Contains(f, text) })
 }
 
 // TestDoctorHealthy: an agent that is well is found to be, the check costs no batch
 // request, nothing is stored anywhere, and whatever the doctor says about the machine
-// that tests run on is no failure.
+// that tests run on is no failure; but a sync may take long there, for it is busy.
 func TestDoctorHealthy(t *testing.T) {
 	flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499}))
 	s := setup{Dir: t.TempDir(), Flux: flux.URL}
@@ -53,13 +54,21 @@ func TestDoctorHealthy(t *testing.T) {
 	d.delivered()
 	requests := flux.Requests()
 	findings, exit := sees(t, nil, "--config", filepath.Join(s.Dir, "sluice.yaml"), "--addr", strings.TrimPrefix(d.http, "http://"))
-	for _, want := range []string{"configuration", "agent", "listener udp:", "listener unixgram:", "listener http:", "socket ", "are free", "a sync takes", "takes the key, and lets", "that of upstream flux"} {
+	for _, want := range []string{"configuration", "agent", "listener udp:", "listener unixgram:", "listener http:", "socket ", "takes the key, and lets", "that of upstream flux"} {
 		if !has(findings, healthy, want) {
 			t.Errorf("no finding that %q is well", want)
 		}
 	}
-	if exit != exitDone || has(findings, failing, "") {
-		t.Errorf("exit %d, want 0 and no failure", exit)
+	for _, want := range []string{"are free", "a sync takes"} {
+		if !has(findings, "", want) {
+			t.Errorf("no finding that %q", want)
+		}
+	}
+	slow := has(findings, failing, "a sync takes")
+	if failed := slices.DeleteFunc(slices.Clone(findings), func(f string) bool {
+		return !strings.HasPrefix(f, failing+" ") || strings.Contains(f, "a sync takes")
+	}); len(failed) > 0 || (exit != exitDone) != slow {
+		t.Errorf("exit %d, failures %q, want 0 and none", exit, failed)
 	}
 	if t.Failed() {
 		t.Log(strings.Join(findings, "\n"))

@@ -28,7 +28,7 @@ import (
 
 // patience bounds every wait for something that must happen. It is long, for a
 // loaded machine is no reason to fail; no test waits that long when it passes.
-const patience = 60 * time.Second
+const patience = 2 * time.Minute
 
 func TestMain(m *testing.M) {
 	code := m.Run()
@@ -278,7 +278,7 @@ func (d *daemon) wait() {
 // localClient makes a connection per request: a test that counts file
 // descriptors is not to count those of its own.
 var localClient = &http.Client{
-	Timeout:   10 * time.Second,
+	Timeout:   patience,
 	Transport: &http.Transport{DisableKeepAlives: true},
 }
 

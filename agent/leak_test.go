@@ -101,7 +101,7 @@ func settled(count func() int) int {
 func atMost(t *testing.T, what string, count func() int, want int) {
 	t.Helper()
 	got := count()
-	for end := time.Now().Add(5 * time.Second); got > want && time.Now().Before(end); got = count() { // a request under way has one of its own
+	for end := time.Now().Add(patience); got > want && time.Now().Before(end); got = count() { // a request under way has one of its own
 		time.Sleep(10 * time.Millisecond)
 	}
 	if got > want {

@@ -76,6 +76,7 @@ func TestPlanItems(t *testing.T) {
 
 // TestPlanCommand: of a file and of a running agent, what fits and what costs.
 func TestPlanCommand(t *testing.T) {
+	t.Parallel() // it mostly waits
 	dir := t.TempDir()
 	file := filepath.Join(dir, "traffic.json")
 	captured(t, file)
@@ -96,7 +97,7 @@ func TestPlanCommand(t *testing.T) {
 		t.Errorf("exit %d, stderr %q\n%s", exit, stderr, stdout)
 	}
 	d := start(t, setup{})
-	output, wait := background(t, "plan", "--for", "1s", "--addr", strings.TrimPrefix(d.http, "http://"))
+	output, wait := background(t, "plan", "--for", "15s", "--addr", strings.TrimPrefix(d.http, "http://"))
 	d.watched(1)
 	d.send(d.dial("udp"), "plan.live:1|c")
 	if exit := wait(); exit != exitDone || !strings.Contains(output(), "- plan.live (counter): 6 items/min, 100 %; 1 series\n") {

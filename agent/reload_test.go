@@ -131,6 +131,7 @@ func TestReloadRefused(t *testing.T) {
 	}
 	rewrite(t, file, s.yaml())
 	d.until("all is well again", func() bool { _, fault, _ := d.config(); return fault == "" })
+	d.until("the log tells of it", func() bool { return d.log.count("the configuration is as it was") > 0 })
 	if got := d.log.count("the configuration is as it was"); got != 1 {
 		t.Errorf("%d lines that the configuration is as it was, want 1", got)
 	}

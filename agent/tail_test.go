@@ -146,11 +146,12 @@ func TestTailTooMuch(t *testing.T) {
 // TestCaptureReplay: what was captured comes again, to the byte, in the time that was
 // asked for.
 func TestCaptureReplay(t *testing.T) {
+	t.Parallel() // it mostly waits
 	dir := t.TempDir()
 	d := start(t, setup{Dir: dir, Listen: everySocket(dir)})
 	addr := strings.TrimPrefix(d.http, "http://")
 	file := filepath.Join(dir, "traffic.json")
-	output, wait := background(t, "capture", file, "--for", "5s", "--addr", addr)
+	output, wait := background(t, "capture", file, "--for", "15s", "--addr", addr)
 	d.watched(1)
 	udp, unix := d.dial("udp"), d.dial("unixgram")
 	stream := d.dial("unix")
