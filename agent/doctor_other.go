@@ -17,3 +17,6 @@ func clockSynced() (synced, known bool) { return false, false }
 
 // ownerOf does not know.
 func ownerOf(fs.FileInfo) string { return "unknown" }
+
+// connectAs is not built for this system.
+func connectAs(uintptr, string, string) error { return errors.ErrUnsupported }

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -124,11 +126,16 @@ func (d *doctor) checkBuffers() {
 	}
 }
 
-// checkSockets looks at socket files as a program of another user sees them.
+// nobody is the user and the group that sockets are tried as: they own nothing and are
+// in no group (nobody and nogroup of the Filesystem Hierarchy's systems).
+const nobody = 65534
+
+// checkSockets looks at socket files as a program of another user sees them. As root it
+// tries; else modes have to tell.
 func (d *doctor) checkSockets() {
-	for _, s := range socketPaths(d) {
-		what := "socket " + s
-		info, err := os.Lstat(s)
+	for _, s := range sockets(d) {
+		what := "socket " + s.path
+		info, err := os.Lstat(s.path)
 		if err != nil {
 			d.find(failing, what, "programs cannot send to it: "+cause(err).Error(), "start the agent; if it runs, restart it: somebody has removed the file")
 			continue
@@ -138,41 +145,61 @@ func (d *doctor) checkSockets() {
 			continue
 		}
 		mode := info.Mode().Perm()
-		blocked := ""
-		for dir := filepath.Dir(s); ; dir = filepath.Dir(dir) {
-			parent, err := os.Stat(dir)
-			if err != nil {
-				break
-			}
-			if has := parent.Mode().Perm(); mode&0o002 != 0 && has&0o001 == 0 || mode&0o022 == 0o020 && has&0o011 == 0 {
-				blocked = fmt.Sprintf("%s has mode %04o", dir, has)
-			}
-			if dir == filepath.Dir(dir) {
-				break
-			}
+		tried := ""
+		err = connectAs(nobody, s.network, s.path)
+		if err == nil || errors.Is(err, fs.ErrPermission) {
+			tried = ", tried as another user"
+		}
+		blocked := blockedBy(s.path, mode)
+		if mode&0o002 != 0 && blocked == "" && errors.Is(err, fs.ErrPermission) {
+			blocked = "connect as another user: " + cause(err).Error()
 		}
 		switch {
+		case s.mode&^mode&0o222 != 0: // wider is what a systemd unit may want
+			d.find(failing, what, fmt.Sprintf("its mode is %04o, and the configuration lets more users send: %04o", mode, s.mode), fmt.Sprintf("chmod %04o %s, or correct SocketMode= of the unit that opens it", s.mode, s.path))
 		case blocked != "":
 			d.find(failing, what, fmt.Sprintf("its mode %04o lets others send, but a folder above does not let them in: %s", mode, blocked), "chmod o+x (or g+x) that folder")
 		case mode&0o002 != 0:
-			d.find(healthy, what, fmt.Sprintf("mode %04o: every user can send", mode), "")
+			d.find(healthy, what, fmt.Sprintf("mode %04o: every user can send%s", mode, tried), "")
 		case mode&0o020 != 0:
-			d.find(healthy, what, fmt.Sprintf("mode %04o, owner and group %s: other users cannot send", mode, ownerOf(info)), "put programs into the group, or set a mode of \"0666\"")
+			d.find(healthy, what, fmt.Sprintf("mode %04o, owner and group %s: other users cannot send%s", mode, ownerOf(info), tried), "put programs into the group, or set a mode of \"0666\"")
 		default:
 			d.find(warning, what, fmt.Sprintf("mode %04o, owner and group %s: only the owner can send", mode, ownerOf(info)), "set mode: \"0660\" and a group")
 		}
 	}
 }
 
-func socketPaths(d *doctor) (paths []string) {
+// blockedBy finds a folder above a socket that does not let in whom its mode lets send.
+func blockedBy(path string, mode fs.FileMode) (why string) {
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		parent, err := os.Stat(dir)
+		if err != nil {
+			return why
+		}
+		if has := parent.Mode().Perm(); mode&0o002 != 0 && has&0o001 == 0 || mode&0o022 == 0o020 && has&0o011 == 0 {
+			why = fmt.Sprintf("%s has mode %04o", dir, has)
+		}
+		if dir == filepath.Dir(dir) {
+			return why
+		}
+	}
+}
+
+// A socketFile is one that the configuration names, with the mode it gives it.
+type socketFile struct {
+	network, path string
+	mode          fs.FileMode
+}
+
+func sockets(d *doctor) (list []socketFile) {
 	for _, s := range d.config.Listen.Unixgram {
-		paths = append(paths, s.Path)
+		list = append(list, socketFile{"unixgram", s.Path, s.Mode.Perm()})
 	}
 	for _, s := range d.config.Listen.Unix {
-		paths = append(paths, s.Path)
+		list = append(list, socketFile{"unix", s.Path, s.Mode.Perm()})
 	}
 	if path, ok := strings.CutPrefix(d.config.Listen.HTTP, "unix:"); ok {
-		paths = append(paths, path)
+		list = append(list, socketFile{"unix", path, 0o660})
 	}
-	return paths
+	return list
 }

@@ -36,9 +36,10 @@ func (d *doctor) checkClock() {
 	}
 }
 
-// checkUpstream asks for the list of metrics with the agent's key: that passes name,
-// connection, certificate and key, tells whether batches in doubt can be looked for, and
-// counts against the 60 queries a minute, not against the batches.
+// checkUpstream asks for the list of metrics with the agent's key, of a DataCat for a
+// session that does not exist: that passes name, connection, certificate and key, tells
+// whether batches in doubt can be looked for, and counts against the 60 queries a minute,
+// not against the batches.
 func (d *doctor) checkUpstream(ctx context.Context, u *configs.Upstream) {
 	what := "upstream " + u.Name
 	if d.status != nil {
@@ -63,10 +64,6 @@ func (d *doctor) checkUpstream(ctx context.Context, u *configs.Upstream) {
 		}
 		d.find(healthy, what, fmt.Sprintf("its name %s has %d addresses, found in %s", target.Hostname(), len(addrs), time.Since(began).Round(time.Millisecond)), "")
 	}
-	if u.Type != configs.Flux {
-		d.checkConnection(ctx, what, target)
-		return
-	}
 	if !d.readAll {
 		d.find(skipped, what, "its key was not read, so it is not asked", "correct the configuration, or run doctor as the agent's user")
 		return
@@ -84,32 +81,6 @@ func (d *doctor) checkDelivery(what string, p *upstreamPage) {
 	}
 	if p.DeadLetters > 0 {
 		d.find(warning, what, number(p.DeadLetters)+" items were refused for good", "sluice spool dead shows them with the upstream's answer")
-	}
-}
-
-// checkConnection gets as far as the certificate.
-func (d *doctor) checkConnection(ctx context.Context, what string, target *url.URL) {
-	port := target.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[target.Scheme]
-	}
-	addr := net.JoinHostPort(target.Hostname(), port)
-	var conn net.Conn
-	var err error
-	if target.Scheme == "https" {
-		conn, err = new(tls.Dialer).DialContext(ctx, "tcp", addr)
-	} else {
-		conn, err = new(net.Dialer).DialContext(ctx, "tcp", addr)
-	}
-	if err != nil {
-		d.unreachable(what, err)
-		return
-	}
-	defer conn.Close()
-	d.find(healthy, what, "a connection to "+addr+" works; whether it takes the key shows with the first batch", "")
-	if c, ok := conn.(*tls.Conn); ok {
-		state := c.ConnectionState()
-		d.certificate(what, &state)
 	}
 }
 
@@ -146,12 +117,18 @@ func (d *doctor) checkKey(ctx context.Context, what string, u *configs.Upstream)
 	var connected time.Duration
 	began := time.Now()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = time.Since(began) }})
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.URL+"/api/v1/metrics", nil)
+	path := "/api/v1/metrics"
+	if u.Type == configs.DataCat {
+		path = "/api/sessions/sluice-doctor"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.URL+path, nil)
 	if err != nil {
 		d.find(failing, what, err.Error(), "")
 		return
 	}
-	req.Header.Set("Authorization", "Bearer "+u.Key.Reveal())
+	if key := u.Key.Reveal(); key != "" { // a DataCat need not have one
+		req.Header.Set("Authorization", "Bearer "+key)
+	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "sluice/"+version)
 	resp, err := c.Do(req)
@@ -165,10 +142,14 @@ func (d *doctor) checkKey(ctx context.Context, what string, u *configs.Upstream)
 	d.certificate(what, resp.TLS)
 	d.checkDate(what, resp.Header.Get("Date"))
 	switch status := resp.StatusCode; {
+	case u.Type == configs.DataCat && (status == http.StatusOK || status == http.StatusNotFound):
+		d.find(healthy, what, "it takes the key; no DataCat lets what was delivered be read back", "")
 	case status == http.StatusOK:
 		d.find(healthy, what, "it takes the key, and lets what was delivered be read back", "")
 	case status == http.StatusUnauthorized:
 		d.find(failing, what, "it does not know the key ("+resp.Status+")", "correct upstreams[].api_key or its file; the agent notices by itself. Nothing is lost meanwhile")
+	case status == http.StatusForbidden && u.Type == configs.DataCat:
+		d.find(failing, what, "it does not take the key ("+resp.Status+")", "correct upstreams[].api_key or its file; the agent notices by itself. Nothing is lost meanwhile")
 	case status == http.StatusForbidden, status == http.StatusNotFound:
 		d.find(warning, what, "what was delivered cannot be read back with this key ("+resp.Status+"), so batches in doubt cannot be looked for",
 			"let the key read, or choose what happens to them: upstreams[].unverified")

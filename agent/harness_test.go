@@ -111,6 +111,7 @@ type daemon struct {
 	http string // base URL of its API; "" if it has none
 	udp  string // host:port; "" if it has none
 	unix string // path of the Unix datagram socket; "" if it has none
+	file string // of the configuration
 	flow string // path of the Unix stream socket; "" if it has none
 
 	exited   chan struct{} // closed when the process is gone
@@ -137,7 +138,7 @@ func start(t *testing.T, s setup) *daemon {
 			t.Fatal(err)
 		}
 	}
-	d := &daemon{t: t, log: new(logBuffer), exited: make(chan struct{})}
+	d := &daemon{t: t, log: new(logBuffer), file: file, exited: make(chan struct{})}
 	command := append(s.Under[:len(s.Under):len(s.Under)], path, "run", "--config", file)
 	d.cmd = exec.Command(command[0], command[1:]...)
 	if len(s.Inherit) > 0 {

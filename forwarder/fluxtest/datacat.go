@@ -61,6 +61,20 @@ func (s *Server) dataCat(c *call, r *http.Request, path string, body []byte) ans
 	return a
 }
 
+// dataCatShow answers GET /api/sessions/{id}.
+func (s *Server) dataCatShow(c *call, id string) answer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id == "" || strings.Contains(id, "/") {
+		s.violateLocked(RulePath, c.n, -1, "GET %s", id)
+		return plain(404, "Not found")
+	}
+	if !s.sessions[id] {
+		return plain(404, "Session not found")
+	}
+	return answer{status: 200, body: map[string]any{"id": id}}
+}
+
 func (s *Server) dataCatSession(c *call, body []byte) answer {
 	var it item
 	m, _ := it.open(body, sessionMembers)

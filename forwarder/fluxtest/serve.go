@@ -113,7 +113,10 @@ func (s *Server) judge(c *call, r *http.Request, body []byte) answer {
 	if got := r.Header.Get("User-Agent"); !strings.HasPrefix(got, s.opts.UserAgent) {
 		s.violate(RuleHeader, c.n, -1, "User-Agent is %q, want %s...", got, s.opts.UserAgent)
 	}
-	if r.Method == http.MethodGet && s.opts.Dialect != DataCat {
+	if r.Method == http.MethodGet && s.opts.Dialect == DataCat {
+		return s.dataCatShow(c, strings.TrimPrefix(path, "/"))
+	}
+	if r.Method == http.MethodGet {
 		return s.query(c, r, path)
 	}
 	if r.Method != http.MethodPost {

@@ -79,7 +79,8 @@ func TestSiblingRules(t *testing.T) {
 		{"machine of a session", RuleMember, func(s *Server, _ string) {
 			post(t, s, "/api/sessions", `{"product":"sluice","version":"1","machine_id":"m"}`)
 		}},
-		{"reading", RulePath, func(s *Server, path string) { get(t, s, strings.TrimSuffix(path, "/metrics")) }},
+		{"reading a session", "", func(s *Server, path string) { get(t, s, strings.TrimSuffix(path, "/metrics")) }},
+		{"reading metrics", RulePath, func(s *Server, path string) { get(t, s, path) }},
 		{"heartbeat", RulePath, func(s *Server, path string) { post(t, s, strings.Replace(path, "metrics", "heartbeat", 1), "{}") }},
 	} {
 		s := start(t, Options{InProcess: true, Dialect: DataCat})
