@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"go/ast"
@@ -310,6 +311,7 @@ func TestGuard(t *testing.T) {
 		to                                      *daemon
 		status                                  int
 		code                                    string
+		allow                                   string // of a wrong method; "" is GET
 	}{
 		{name: "plain", path: "/api/agent/status", to: open, status: 200},
 		{name: "localhost", path: "/metrics", host: "localhost:1", to: open, status: 200},
@@ -327,6 +329,10 @@ func TestGuard(t *testing.T) {
 		{name: "unknown path", path: "/nowhere", to: open, status: 404, code: "not_found"},
 		{name: "root", path: "/", to: open, status: 404, code: "not_found"},
 		{name: "wrong method", method: "POST", path: "/metrics", to: open, status: 405, code: "method_not_allowed"},
+		{name: "wrong method of the write API", method: "DELETE", path: "/api/v1/metrics/batch", to: open, status: 405, code: "method_not_allowed", allow: "POST"},
+		{name: "wrong method of a prefix", method: "PUT", path: "/pulse/api/v1/metrics/batch", to: open, status: 405, code: "method_not_allowed", allow: "POST"},
+		{name: "wrong method of a probe", method: "POST", path: "/up", to: open, status: 405, code: "method_not_allowed"},
+		{name: "prefix without a path", path: "/flux/api/v1/nowhere", to: open, status: 404, code: "not_found"},
 		{name: "head", method: "HEAD", path: "/metrics", to: open, status: 200},
 		{name: "no token", path: "/metrics", to: closed, status: 401, code: "unauthorized"},
 		{name: "wrong token", path: "/api/agent/status", header: "Authorization", value: "Bearer wrong", to: closed, status: 401, code: "unauthorized"},
@@ -365,8 +371,8 @@ func TestGuard(t *testing.T) {
 			if resp.StatusCode != c.status || answer.Code != c.code {
 				t.Errorf("%s %s: status %d, code %q; want %d, %q", c.method, c.path, resp.StatusCode, answer.Code, c.status, c.code)
 			}
-			if c.status == http.StatusMethodNotAllowed && !strings.Contains(resp.Header.Get("Allow"), "GET") {
-				t.Errorf("Allow: %q, want GET among them", resp.Header.Get("Allow"))
+			if want := cmp.Or(c.allow, "GET"); c.status == http.StatusMethodNotAllowed && !strings.Contains(resp.Header.Get("Allow"), want) {
+				t.Errorf("Allow: %q, want %s among them", resp.Header.Get("Allow"), want)
 			}
 		})
 	}

@@ -139,6 +139,29 @@ func TestPublishedExamples(t *testing.T) {
 	}
 }
 
+// TestHalfABody: of a body that is cut off nothing is taken, and whoever still reads is
+// told so, in the form of the dialect.
+func TestHalfABody(t *testing.T) {
+	d := start(t, setup{})
+	for path, want := range map[string]string{"/api/v1/metrics/batch": `"code":"body_timeout"`, "/register": "The body did not arrive in time or was cut off\n"} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(d.http, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(patience))
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n[{\"name\":\"half\",\"type\":\"counter\"}]", path)
+		conn.(*net.TCPConn).CloseWrite()
+		answer, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 408 ") || !strings.Contains(string(answer), want) || !strings.Contains(string(answer), "Connection: close") {
+			t.Errorf("%s: %q, %v, want 408 and %q", path, answer, err, want)
+		}
+	}
+	if s := d.status(); s.accepted() != 0 {
+		t.Errorf("%d samples accepted", s.accepted())
+	}
+}
+
 // TestStopWhilePosting: whatever was answered with 201 before the agent stopped
 // arrives; what was not is not there.
 func TestStopWhilePosting(t *testing.T) {

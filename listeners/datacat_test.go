@@ -191,6 +191,9 @@ func TestDataCatCalls(t *testing.T) {
 			t.Errorf("%s %s: 405 without Allow", test.method, test.path)
 		}
 	}
+	if got := a.api.Stats().Codes[SessionNotFound]; got != 10 {
+		t.Errorf("%d counted as %s, want 10", got, SessionNotFound)
+	}
 	for _, path := range []string{"/api/sessions/" + id, "/session?session_id=" + id} {
 		_, answer, _ := a.do("GET", path, "")
 		sameJSON(t, answer, `{"id":"`+id+`","created_at":"*","updated_at":"*","ended_at":"*","active":false,"suspended":false,"crashed":false,"hung":false,

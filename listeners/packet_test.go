@@ -158,7 +158,7 @@ func TestPacketServes(t *testing.T) {
 	}
 }
 
-// What clients are known to do: probe with nothing and with a newline, send 12.5 KB at
+// TestKnownDatagrams is what clients are known to do: probe with nothing and with a newline, send 12.5 KB at
 // once (PHP batches 50 lines without a byte limit), and 11 datagrams before anybody
 // reads, which is what a queue of 10 (net.unix.max_dgram_qlen) takes.
 func TestKnownDatagrams(t *testing.T) {
@@ -189,7 +189,7 @@ func TestKnownDatagrams(t *testing.T) {
 	}
 }
 
-// TestLongestPackets sends the longest datagram of each transport: not a byte is cut.
+// TestLongestPackets is the table of "Transports": it sends the longest datagram of each transport: not a byte is cut.
 func TestLongestPackets(t *testing.T) {
 	for network, size := range map[string]int{"udp": 65507, "unixgram": 65536} {
 		t.Run(network, func(t *testing.T) {
@@ -215,6 +215,7 @@ func TestLongestPackets(t *testing.T) {
 	}
 }
 
+// TestLongerPacketIsTruncated: of a datagram over 65,536 bytes the whole lines are taken.
 func TestLongerPacketIsTruncated(t *testing.T) {
 	p, client := transports["unixgram"](t, PacketOptions{Naming: normal})
 	var c crowd
@@ -231,7 +232,7 @@ func TestLongerPacketIsTruncated(t *testing.T) {
 	}
 }
 
-// TestStopEmptiesTheQueue stops a listener before it has read anything: what the
+// TestStopEmptiesTheQueue is "Stopping": it stops a listener before it has read anything: what the
 // kernel holds is still added.
 func TestStopEmptiesTheQueue(t *testing.T) {
 	for network, packets := range map[string]int{"udp": 2000, "unixgram": 8} { // of 10, net.unix.max_dgram_qlen
@@ -370,6 +371,7 @@ func TestSmallReceiveBuffer(t *testing.T) {
 	}
 }
 
+// TestSocketFile is "Socket files": what is at the path decides whether it is taken.
 func TestSocketFile(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows has no Unix datagram sockets")

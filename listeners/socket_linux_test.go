@@ -8,12 +8,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"sluice/aggregator"
 )
@@ -137,50 +134,6 @@ func TestReceiveDoesNotAllocate(t *testing.T) {
 		}
 		in.close()
 		p.Close()
-	}
-}
-
-// TestSocketModeIsNeverWider binds again and again, with a umask that takes
-// nothing away, while others look at the mode of the file.
-func TestSocketModeIsNeverWider(t *testing.T) {
-	defer syscall.Umask(syscall.Umask(0))
-	path := filepath.Join(t.TempDir(), "s")
-	const mode = fs.FileMode(0o620)
-	var looks, wider atomic.Int64
-	quit := make(chan struct{})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		var st unix.Stat_t
-		for {
-			select {
-			case <-quit:
-				return
-			default:
-			}
-			if unix.Lstat(path, &st) == nil {
-				looks.Add(1)
-				if st.Mode&0o777&^uint32(mode) != 0 {
-					wider.Add(1)
-				}
-			}
-		}
-	}()
-	// At one processor the others may not get to look for long.
-	for deadline, i := time.Now().Add(60*time.Second), 0; i < 2000 || looks.Load() == 0 && time.Now().Before(deadline); i++ {
-		p, err := ListenUnixgram(path, mode, fmt.Sprint(os.Getgid()), PacketOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.Close()
-	}
-	close(quit)
-	<-done
-	if looks.Load() == 0 {
-		t.Error("nobody saw the file")
-	}
-	if wider.Load() > 0 {
-		t.Errorf("%d of %d looks saw a mode wider than %v", wider.Load(), looks.Load(), mode)
 	}
 }
 

@@ -338,9 +338,9 @@ var rows = []struct{ section, packet, want string }{
 	{"Tags inside names", "\xC3[k=v]\xA9:1|c", "\uFFFD\uFFFD{k:v}|counter 1"},
 	{"Tags inside names", "a," + strings.ReplaceAll(manyTags(60), ":", "=") + ":1|c|#" + strings.ReplaceAll(manyTags(60), "k", "l"), "!too_many_tags"},
 
-	{"Gauges", "g:-5|g\ng:+5|g\ng:5|g", "g|gauge -5 minus; g|gauge 5 plus; g|gauge 5"},
-	{"Gauges", "g:+1:-1:1|g", "g|gauge 1 plus; g|gauge -1 minus; g|gauge 1"},
-	{"Gauges", "g:-5|g|T7\ng:+5|g|T7", "g|gauge -5 at 7000000000; g|gauge 5 at 7000000000"},
+	{"Gauge signs and timestamps", "g:-5|g\ng:+5|g\ng:5|g", "g|gauge -5 minus; g|gauge 5 plus; g|gauge 5"},
+	{"Gauge signs and timestamps", "g:+1:-1:1|g", "g|gauge 1 plus; g|gauge -1 minus; g|gauge 1"},
+	{"Gauge signs and timestamps", "g:-5|g|T7\ng:+5|g|T7", "g|gauge -5 at 7000000000; g|gauge 5 at 7000000000"},
 
 	{"Client telemetry", "datadog.dogstatsd.client.metrics:5|c\na:1|c", "a|counter 1; !client_telemetry"},
 	{"Client telemetry", "datadog.dogstatsd.client.x:1:2:3|c|#" + manyTags(101), "!client_telemetry"},

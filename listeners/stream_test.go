@@ -60,7 +60,7 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// What one connection sends, in all the ways of cutting it up, and what it amounts to.
+// TestStreamFrames is "Streams": what one connection sends, in all the ways of cutting it up, and what it amounts to.
 func TestStreamFrames(t *testing.T) {
 	long := "long:" + strings.Repeat("1:", (MaxPacket-7)/2) + "1|c" // 65,536 bytes
 	for len(long) < MaxPacket {
