@@ -11,6 +11,7 @@ import (
 	"sluice/aggregator"
 	"sluice/configs"
 	"sluice/listeners"
+	"sluice/listeners/origin"
 )
 
 // A change is a configuration that is about to be in effect. What could fail
@@ -82,7 +83,8 @@ func (a *agent) commit(c *change) {
 	a.guard(cfg.Listen)
 	a.aggregator.Configure(aggregatorOptions(cfg.Aggregate))
 	limitMemory(cfg.Aggregate.MaxSeries, cgroups, ownGroup)
-	if a.rules.Set(c.rules) {
+	known := a.origins.Configure(originOptions(cfg.Origin))
+	if a.rules.Set(c.rules) || known {
 		a.aggregator.Forget()
 	}
 	a.spool.SetLimits(int64(cfg.Spool.MaxBytes), max(cfg.Spool.Retention, 1)) // 0 would be its default
@@ -178,6 +180,21 @@ func aggregatorOptions(c configs.Aggregate) aggregator.Options {
 		MaxSeriesPerMetric: c.MaxSeriesPerMetric,
 		MaxSetMembers:      c.MaxSetMembers,
 		NegativeDelta:      c.NegativeGauges == "delta",
+	}
+}
+
+func originOptions(c configs.Origin) origin.Options {
+	return origin.Options{
+		Detect:    c.Detect,
+		Kubelet:   c.Kubelet,
+		TokenFile: c.KubeletTokenFile,
+		CAFile:    c.KubeletCAFile,
+		Insecure:  c.KubeletInsecure,
+		MapFile:   c.MapFile,
+		Proc:      c.Proc,
+		Cgroups:   c.Cgroups,
+		Tags:      c.Tags,
+		Labels:    c.Labels,
 	}
 }
 

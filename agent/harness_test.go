@@ -31,6 +31,13 @@ import (
 const patience = 2 * time.Minute
 
 func TestMain(m *testing.M) {
+	if to := os.Getenv(senderVariable); to != "" {
+		if err := sendLines(to); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	code := m.Run()
 	if binaryDir != "" {
 		os.RemoveAll(binaryDir)

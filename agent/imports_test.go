@@ -15,9 +15,10 @@ import (
 // imports is the house: which packages of ours each package may import. A new
 // line here is a decision about the structure, not a detail.
 var imports = map[string][]string{
-	"agent":              {"aggregator", "configs", "forwarder", "listeners", "spool"},
+	"agent":              {"aggregator", "configs", "forwarder", "listeners", "listeners/origin", "spool"},
 	"agent/bench":        {"aggregator", "spool"}, // a command of its own, no part of the daemon
 	"listeners":          {"aggregator"},
+	"listeners/origin":   {"aggregator"},
 	"forwarder":          {"aggregator", "spool"},
 	"forwarder/fluxtest": {},
 	"aggregator":         {},
@@ -37,7 +38,7 @@ var homes = map[string][]string{
 	"go.etcd.io/bbolt":               {"spool"},
 	"gopkg.in/yaml.v3":               {"configs"},
 	"github.com/cenkalti/backoff/v4": {"forwarder"},
-	"github.com/go-faster/jx":        {"forwarder", "listeners"},
+	"github.com/go-faster/jx":        {"forwarder", "listeners", "listeners/origin"},
 	"github.com/fsnotify/fsnotify":   {"agent"},
 	"github.com/spf13/cobra":         {"agent"},
 	"github.com/coreos/go-systemd":   {"agent"},

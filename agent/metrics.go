@@ -70,6 +70,7 @@ func (a *agent) appendMetrics(dst []byte, now time.Time) []byte {
 	e.one("sluice_own_metrics", "gauge", "Figures of the agent's own that it sent like any metric in the last minute.", float64(a.own.sent.Load()))
 	e.one("sluice_own_metrics_left_out", "gauge", "Figures of the agent's own that had no room.", float64(a.own.left.Load()))
 	a.listenerMetrics(e)
+	a.originMetrics(e)
 	a.intakeMetrics(e)
 	a.spoolMetrics(e)
 	a.upstreamMetrics(e, now)
@@ -124,6 +125,18 @@ func (a *agent) listenerMetrics(e *exposition) {
 	each("sluice_stream_connections", "gauge", "Open connections of a Unix stream socket.", func(s listeners.Stats) float64 { return float64(s.Connections) })
 	each("sluice_stream_evicted_total", "counter", "Connections closed because there were too many.", func(s listeners.Stats) float64 { return float64(s.Evicted) })
 	each("sluice_receive_buffer_bytes", "gauge", "Receive buffer the kernel granted.", func(s listeners.Stats) float64 { return float64(s.ReceiveBuffer) })
+}
+
+func (a *agent) originMetrics(e *exposition) {
+	s := a.origins.Stats()
+	e.one("sluice_origin_answers", "gauge", "Processes and claims of clients whose origin was looked up and is remembered.", float64(s.Answers))
+	e.one("sluice_origin_known", "gauge", "Those of them that are known.", float64(s.Known))
+	e.one("sluice_origin_containers", "gauge", "Containers that the kubelet and the map file tell of.", float64(s.Containers))
+	e.one("sluice_origin_lookups_total", "counter", "Processes and claims looked up.", float64(s.Looked))
+	e.one("sluice_origin_delayed_total", "counter", "Packets and lines whose origin could not be asked for at once, for too many were.", float64(s.Dropped))
+	e.one("sluice_origin_evicted_total", "counter", "Answers forgotten because there were too many.", float64(s.Evicted))
+	e.one("sluice_origin_polls_total", "counter", "Answers of the kubelet that were taken.", float64(s.Asked))
+	e.one("sluice_origin_failures_total", "counter", "Questions to the kubelet and readings of the map file that failed.", float64(s.Failed))
 }
 
 func (a *agent) intakeMetrics(e *exposition) {

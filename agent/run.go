@@ -19,6 +19,7 @@ import (
 	"sluice/aggregator"
 	"sluice/configs"
 	"sluice/listeners"
+	"sluice/listeners/origin"
 	"sluice/spool"
 )
 
@@ -57,6 +58,7 @@ type agent struct {
 	supervisor supervisor
 
 	rules      listeners.Rules
+	origins    *origin.Table // where samples come from
 	aggregator *aggregator.Aggregator
 	spool      *spool.Spool
 	tails      tails                        // who watches samples arrive
@@ -120,6 +122,7 @@ func newAgent(file string, cfg configs.Config, logTo io.Writer) (*agent, error) 
 	for _, w := range cfg.Warnings {
 		a.log.Warn(w)
 	}
+	a.origins = origin.New(a.log)
 	a.abort, a.giveUp = context.WithCancel(context.Background())
 	a.aggregator = aggregator.New(aggregatorOptions(cfg.Aggregate), a.started)
 	a.conns = listeners.NewConnLimit(listeners.MaxConns, listeners.MaxConnsOfPeer)
@@ -172,6 +175,7 @@ func (a *agent) run(ctx context.Context) error {
 	a.sayHello()
 	watching.Go(func() { a.keepConfig(ctx, hangup) })
 	keeping.Go(func() { a.keepSupervisor(keepers) })
+	keeping.Go(func() { a.origins.Run(keepers) })
 
 	var failed error
 	select {

@@ -111,7 +111,7 @@ type socket struct {
 // open opens a socket and does not serve it yet.
 func (a *agent) open(e endpoint) (*socket, error) {
 	s := &socket{endpoint: e, done: make(chan struct{})}
-	o := listeners.PacketOptions{ReceiveBuffer: e.buffer, Readers: e.readers, Naming: listeners.Naming{TagsInNames: true, Rules: &a.rules}, Tap: &a.tails.tap, Log: a.log}
+	o := listeners.PacketOptions{ReceiveBuffer: e.buffer, Readers: e.readers, Naming: listeners.Naming{TagsInNames: true, Rules: &a.rules, Origins: a.origins}, Tap: &a.tails.tap, Log: a.log}
 	file, handedOver := a.heir(e)
 	var err error
 	switch {

@@ -1,6 +1,7 @@
 package aggregator
 
 import (
+	"encoding/binary"
 	"hash/maphash"
 	"sync"
 	"unsafe"
@@ -202,6 +203,10 @@ func (in *Intake) charge(grown int) {
 // find returns the link of a sample's spelling, making one on a miss.
 func (in *Intake) find(s *Sample) *link {
 	in.text = append(in.text[:0], byte(s.Kind), byte(len(s.Head)), byte(len(s.Head)>>8), byte(len(s.Head)>>16))
+	if s.Origin != 0 { // no kind has the bit that tells
+		in.text[0] |= 0x80
+		in.text = binary.LittleEndian.AppendUint32(in.text, s.Origin)
+	}
 	in.text = append(in.text, s.Head...)
 	in.text = append(in.text, s.Tags...)
 	in.at = spelled{maphash.Bytes(in.home.seeds[0], in.text), maphash.Bytes(in.home.seeds[1], in.text)}

@@ -51,6 +51,19 @@ func TestSpellingsAreRemembered(t *testing.T) {
 	if calls != 4+3 {
 		t.Errorf("%d spellings taken apart, want 7", calls)
 	}
+	// So is the origin, whose tags the spelling knows.
+	before := calls
+	for range 2 {
+		for _, origin := range []uint32{0, 1, 2, 0x7F000000} {
+			s := sample(Counter, "o,a:b", 1)
+			s.Origin = origin
+			put(t, in, t0, s)
+		}
+	}
+	a.Rotate(t0)
+	if calls != before+4 {
+		t.Errorf("a spelling of 4 origins was taken apart %d times", calls-before)
+	}
 	// The head's length is part of the spelling: a|b and ab| differ.
 	put(t, in, t0, Sample{Kind: Counter, Head: []byte("x"), Tags: []byte("y:1"), Value: 1}, Sample{Kind: Counter, Head: []byte("xy"), Tags: []byte(":1"), Value: 1})
 	if w := a.Rotate(t0)[0]; w.Len() != 2 {

@@ -100,7 +100,7 @@ const (
 // into the packet and are valid only until Intake.Add returns.
 //
 // Head and Tags are the sample's spelling: the bytes as the program wrote
-// them, less the value. Together with the dialect and Kind they decide which
+// them, less the value. Together with the dialect, Kind and Origin they decide which
 // series is meant, and the aggregator remembers which; only a spelling it has
 // not met is taken apart, by Spelling.
 type Sample struct {
@@ -111,6 +111,10 @@ type Sample struct {
 	Kind    Kind
 	Flags   uint8
 	Refused Reason // set by Intake.Add when the sample was not taken
+
+	// Origin stands for tags that come with where the sample was sent from; the Spelling
+	// knows which. They are the same for ever. 0 is none.
+	Origin uint32
 
 	// Value is finite. Of a counter it is already divided by the sample rate.
 	Value float64
@@ -127,7 +131,7 @@ type Sample struct {
 type Spelling interface {
 	// Name puts the name and the tags of s, normalised, into dst, which is
 	// empty apart from its Kind. It answers why the spelling cannot be taken,
-	// or Taken; the answer is remembered, so it may depend on s.Head, s.Tags
-	// and s.Kind alone. It must not keep dst or s. Calls may be concurrent.
+	// or Taken; the answer is remembered, so it may depend on s.Head, s.Tags,
+	// s.Kind and s.Origin alone. It must not keep dst or s. Calls may be concurrent.
 	Name(dst *Key, s *Sample) Reason
 }

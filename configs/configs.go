@@ -22,6 +22,7 @@ import (
 type Config struct {
 	Listen          Listen        `yaml:"listen"`
 	Aggregate       Aggregate     `yaml:"aggregate"`
+	Origin          Origin        `yaml:"origin"`
 	Upstreams       []Upstream    `yaml:"upstreams"`
 	Spool           Spool         `yaml:"spool"`
 	Log             Log           `yaml:"log"`
@@ -91,6 +92,20 @@ type Class struct {
 	Values []string `yaml:"values"` // globs
 }
 
+// Origin says what is looked up about the containers that samples come from.
+type Origin struct {
+	Detect           bool              `yaml:"detect"`
+	Tags             []string          `yaml:"tags" oneof:"namespace|pod|container|container_id|image|workload"`
+	Labels           map[string]string `yaml:"labels"` // label of a pod: key of the tag
+	MapFile          string            `yaml:"map_file"`
+	Kubelet          string            `yaml:"kubelet"` // base URL; "": it is not asked
+	KubeletTokenFile string            `yaml:"kubelet_token_file"`
+	KubeletCAFile    string            `yaml:"kubelet_ca_file"`
+	KubeletInsecure  bool              `yaml:"kubelet_insecure"` // take any certificate
+	Proc             string            `yaml:"proc"`             // where the processes are
+	Cgroups          string            `yaml:"cgroups"`          // where the control groups are
+}
+
 // Upstream is one service that windows are delivered to.
 type Upstream struct {
 	Name                    string        `yaml:"name"` // [A-Za-z0-9_-]{1,64}, unique; the type when not given
@@ -145,6 +160,9 @@ const HostnameAuto = "auto"
 // DefaultFluxURL is the hosted Flux service.
 const DefaultFluxURL = "https://flux.brainzlab.ai"
 
+// serviceAccount is where Kubernetes puts what a pod may show of itself.
+const serviceAccount = "/var/run/secrets/kubernetes.io/serviceaccount/"
+
 // DefaultPath is read when no file is named and it exists.
 const DefaultPath = "/etc/sluice/sluice.yaml"
 
@@ -169,6 +187,13 @@ func Default() Config {
 			MaxSeriesPerMetric: 10_000,
 			MaxSetMembers:      10_000,
 			NegativeGauges:     "absolute",
+		},
+		Origin: Origin{
+			Tags:             []string{"namespace", "pod", "container"},
+			KubeletTokenFile: serviceAccount + "token",
+			KubeletCAFile:    serviceAccount + "ca.crt",
+			Proc:             "/proc",
+			Cgroups:          "/sys/fs/cgroup",
 		},
 		Spool: Spool{
 			MaxBytes:  256 << 20,

@@ -43,6 +43,7 @@ func (k *checker) config(c *Config) {
 	k.listen(&c.Listen)
 	k.aggregate(&c.Aggregate)
 	k.rules(c.Aggregate.Rules)
+	k.origin(&c.Origin)
 	k.upstreams(c.Upstreams)
 	if c.Spool.Dir != "" {
 		k.absolute("spool.dir", c.Spool.Dir)

@@ -11,10 +11,12 @@ import (
 // eventsSize is how many events a parser collects before they are handed over.
 const eventsSize = 64
 
-// A parsedEvent is an event or a service check, and whether a tag of it was cut.
+// A parsedEvent is an event or a service check, whether a tag of it was cut, and where
+// it comes from.
 type parsedEvent struct {
 	aggregator.Event
-	cut bool
+	cut    bool
+	origin uint32
 }
 
 // Events returns the events and service checks among what the last Next read,
@@ -169,8 +171,7 @@ func cutField(field []byte) (name string, value []byte) {
 	return "", nil
 }
 
-// common reads a field that events and checks share; one that is bad or says where
-// the line comes from is passed over. It answers false if there are too many tags.
+// common reads a field that events and checks share; one that is bad is passed over. It answers false if there are too many tags.
 func (p *Parser) common(e *parsedEvent, name string, value []byte) bool {
 	switch name {
 	case "d:":
@@ -180,7 +181,14 @@ func (p *Parser) common(e *parsedEvent, name string, value []byte) bool {
 	case "h:":
 		e.Host = p.text(value, false)
 	case "#":
+		if e.origin == 0 {
+			e.origin = p.whence.tagged(p.naming, value)
+		}
 		return addTags(&p.key, value, ',', ':')
+	case "c:", "e:":
+		if e.origin == 0 {
+			e.origin = p.whence.from(p.naming, value)
+		}
 	}
 	return true
 }
@@ -204,6 +212,10 @@ func (p *Parser) forget(why aggregator.Reason) aggregator.Reason {
 // finish sets the tags, and what tags say of where the event belongs to.
 func (p *Parser) finish(e *parsedEvent) {
 	e.cut = p.key.Cut
+	if e.origin == 0 {
+		e.origin = p.whence.kernel
+	}
+	p.naming.tagOrigin(&p.key, e.origin)
 	p.naming.Rules.Tag(&p.key)
 	start := len(p.scratch)
 	p.scratch = p.key.AppendTags(p.scratch)

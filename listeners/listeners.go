@@ -27,6 +27,21 @@ type Sink interface {
 
 var _ Sink = (*aggregator.Intake)(nil)
 
+// Origins tell where something was sent from. *origin.Table is the one that matters.
+// Calls may be concurrent, and never wait: what is not known at the moment has no
+// origin, 0. now is in nanoseconds since 1970.
+type Origins interface {
+	// Process returns the origin of what a process sends.
+	Process(pid int32, now int64) uint32
+	// Claim returns that of a sender who says of itself what stands in claim: the
+	// field c: or e: of DogStatsD, or the tag dd.internal.entity_id. It is lent.
+	Claim(claim []byte, now int64) uint32
+	// Tags returns what an origin stands for; it never changes.
+	Tags(origin uint32) []aggregator.Tag
+	// On answers whether there are any.
+	On() bool
+}
+
 // Sinks opens a sink for one reader, whose samples are spelled in the dialect
 // that the argument knows. A reader has one all its life.
 type Sinks func(aggregator.Spelling) Sink

@@ -23,6 +23,9 @@ type Naming struct {
 	// Rules are what the configuration does to every series; nil is nothing.
 	Rules *Rules
 
+	// Origins knows where samples were sent from; nil is nobody.
+	Origins Origins
+
 	// TagsInNames takes name,k=v and its relatives apart. When false, such text
 	// is part of the name.
 	TagsInNames bool
@@ -49,7 +52,21 @@ func (n *Naming) Name(dst *aggregator.Key, s *aggregator.Sample) aggregator.Reas
 	if !addTags(dst, parts.tags, parts.between, '=') || !addTags(dst, s.Tags, ',', ':') {
 		return aggregator.TooManyTags
 	}
+	n.tagOrigin(dst, s.Origin)
 	return n.Rules.Apply(dst)
+}
+
+// tagOrigin adds the tags of an origin where the sender has none of their keys. Those
+// beyond aggregator.MaxTags are left out.
+func (n *Naming) tagOrigin(dst *aggregator.Key, origin uint32) {
+	if origin == 0 {
+		return
+	}
+	cut := dst.Cut
+	for _, t := range n.Origins.Tags(origin) {
+		dst.Default(t.Key, t.Value)
+	}
+	dst.Cut = cut // the client is not told about what it did not send
 }
 
 // check answers why head is no name, or Taken. A parser asks before it gives

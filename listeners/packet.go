@@ -259,9 +259,10 @@ func (r *reader) takeAll(n int) (now int64) {
 		if tap != nil {
 			tap(r.packet.name, now, packet)
 		}
-		before := r.tally.samples
+		before, sender := r.tally.samples, r.in.credentials(i)
+		r.parser.From(sender.pid, now)
 		r.take(now, packet, truncated)
-		r.from(now, r.in.credentials(i), r.tally.samples-before)
+		r.from(now, sender, r.tally.samples-before)
 	}
 	r.flush(now)
 	r.packet.counters.add(&r.tally, &r.parser.Refused)

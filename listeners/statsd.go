@@ -47,6 +47,7 @@ type Parser struct {
 	events  []parsedEvent       // reused by Next
 	key     aggregator.Key      // scratch of events
 	json    jx.Writer           // the same
+	whence  whence              // see From
 	scratch []byte              // reused by Next: bytes of samples that do not stand in the packet as they must
 }
 
@@ -65,6 +66,7 @@ func (p *Parser) Start(packet []byte, truncated bool) {
 		packet = packet[:bytes.LastIndexByte(packet, '\n')+1]
 	}
 	p.rest = bytes.TrimPrefix(packet, []byte("\xEF\xBB\xBF")) // the byte order mark
+	p.whence.claim = nil
 }
 
 // Next returns the packet's next samples, which are valid until Next or Start
@@ -303,9 +305,15 @@ func (p *Parser) sections(s *aggregator.Sample, rest []byte) (rate float64, reas
 			if s.Kind == aggregator.Counter || s.Kind == aggregator.Gauge {
 				s.Time = at
 			}
+		case 'c', 'e':
+			if p.whence.on && s.Origin == 0 && len(section) > 2 && section[1] == ':' {
+				s.Origin = p.whence.from(p.naming, section[2:])
+			}
 		}
-		// c: e: card: say where the sample comes from, which is not forwarded.
-		// The rest belongs to protocol versions to come.
+		// card: and the rest belong to versions of the protocol that ask for more.
+	}
+	if p.whence.on && s.Origin == 0 {
+		s.Origin = p.whence.tagged(p.naming, s.Tags)
 	}
 	return rate, aggregator.Taken
 }

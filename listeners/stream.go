@@ -270,6 +270,14 @@ func (c *stream) uid() uint32 {
 	return c.sender.uid
 }
 
+// pid is the client's process, 0 if it is not known.
+func (c *stream) pid() int32 {
+	if c.sender == nil {
+		return 0
+	}
+	return c.sender.pid
+}
+
 // makeRoom grows the buffer if it is full, and gives a large one back that is empty.
 func (c *stream) makeRoom() {
 	switch {
@@ -314,6 +322,7 @@ func (c *stream) take(end bool) (good bool) {
 	f := <-c.of.feeds
 	defer func() { c.of.feeds <- f }()
 	now := time.Now().UnixNano()
+	f.parser.From(c.pid(), now)
 	good = true
 	var rest []byte
 	if c.text {
