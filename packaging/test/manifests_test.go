@@ -4,12 +4,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/policy"
 	"sigs.k8s.io/kustomize/api/krusty"
@@ -82,6 +84,16 @@ func TestManifests(t *testing.T) {
 					m.into(t, &corev1.Namespace{})
 				case "NetworkPolicy":
 					m.into(t, &networkingv1.NetworkPolicy{})
+				case "ClusterRole":
+					var r rbacv1.ClusterRole
+					m.into(t, &r)
+					checkRole(t, &r)
+				case "ClusterRoleBinding":
+					var b rbacv1.ClusterRoleBinding
+					m.into(t, &b)
+					if len(b.Subjects) != 1 || b.Subjects[0].Name != "sluice" || b.Subjects[0].Namespace != "sluice" || b.RoleRef.Name != "sluice" {
+						t.Errorf("the role is given to %v", b.Subjects)
+					}
 				default:
 					t.Errorf("a %s, which no case of this test decodes", m.kind)
 				}
@@ -90,6 +102,15 @@ func TestManifests(t *testing.T) {
 				t.Errorf("%d kinds of pods, want 1", pods)
 			}
 		})
+	}
+}
+
+// checkRole: to read which pods the node has is all that the agent may ever do.
+func checkRole(t *testing.T, r *rbacv1.ClusterRole) {
+	t.Helper()
+	want := []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"nodes/pods"}, Verbs: []string{"get"}}}
+	if !reflect.DeepEqual(r.Rules, want) {
+		t.Errorf("the role allows %v, want %v", r.Rules, want)
 	}
 }
 
@@ -142,7 +163,7 @@ func checkConfig(t *testing.T, text string) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(binary, "check", "--config", file)
-	cmd.Env = append(os.Environ(), "NODE_NAME=n", "POD_NAME=p", "POD_NAMESPACE=s")
+	cmd.Env = append(os.Environ(), "NODE_NAME=n", "NODE_IP=10.0.0.1", "POD_NAME=p", "POD_NAMESPACE=s")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("the configuration is refused: %v\n%s", err, out)
 	}
