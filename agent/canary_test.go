@@ -1,23 +1,28 @@
 package main
 
 import (
+	"fmt"
 	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/spf13/cobra"
 
 	"sluice/forwarder/fluxtest"
 )
 
 // TestCanary gives the agent a key, another one by reload, and a token, all with a
 // known text, lets it fail in many ways at the level debug, asks it everything,
-// runs every command, and then looks for that text in all that came out, in its log
-// and in the spool. (Memory has the keys, so a core dump has them: the unit file
-// turns those off.)
+// runs every command, has it write its goroutines, and then looks for that text in all
+// that came out, in its log and in the spool. A core dump would have the keys, as memory
+// does: the agent must not be able to write one.
 func TestCanary(t *testing.T) {
 	t.Parallel() // it mostly waits
 	const canary = "CANARYcanary"
@@ -46,7 +51,7 @@ func TestCanary(t *testing.T) {
 	note := func(what, text string) { seen = append(seen, what+"\n"+text) }
 	d.until("the upstream has failed in three ways", func() bool { mu.Lock(); defer mu.Unlock(); return n >= 3 })
 	ask := func() {
-		for _, path := range []string{"/", "/up", "/health", "/healthz", "/readyz", "/metrics", "/api/agent/status", "/api/agent/metrics", "/api/v1/metrics", "/debug/pprof/cmdline", "/debug/vars", "/nothing"} {
+		for _, path := range []string{"/", "/up", "/health", "/healthz", "/readyz", "/metrics", "/api/agent/status", "/api/agent/metrics", "/api/agent/metrics/tags?name=canary&kind=counter", "/api/agent/spool", "/api/agent/spool/export", "/api/agent/spool/dead", "/api/v1/metrics", "/debug/pprof/cmdline", "/debug/vars", "/nothing"} {
 			for _, auth := range []string{"", "Bearer wrong", "Bearer " + token} {
 				req, _ := http.NewRequest("GET", d.http+path, nil)
 				req.Header.Set("Authorization", auth)
@@ -79,20 +84,38 @@ func TestCanary(t *testing.T) {
 	}
 	rewrite(t, file, s.Text)
 	addr := strings.TrimPrefix(d.http, "http://")
-	commands := newRoot().Commands()
-	for _, c := range commands {
-		args := map[string][]string{
-			"check": {"--config", file}, "send": {"counter", "x", "1", "--addr", d.udp}, "status": {"--config", file, "--addr", addr},
-			"tail": {"--config", file, "--addr", addr, "--for", "300ms"}, "capture": {filepath.Join(s.Dir, "capture"), "--config", file, "--addr", addr, "--for", "300ms"},
-			"replay": {filepath.Join(s.Dir, "capture"), "--addr", d.udp}, "doctor": {"--config", file, "--addr", addr}, "query": {"canary", "--config", file, "--addr", addr},
-			"run": {"--config", filepath.Join(s.Dir, "none.yaml")}, "version": nil,
-		}[c.Name()]
-		for _, args := range [][]string{args, {"--help"}} {
-			stdout, stderr, _ := runCommand(t, s.Dir, s.Env, "", append([]string{c.Name()}, args...)...)
-			note("sluice "+c.Name()+" "+strings.Join(args, " "), stdout+stderr)
+	running := []string{"--config", file, "--addr", addr}
+	with := func(more ...string) []string { return append(more, running...) }
+	capture := filepath.Join(s.Dir, "capture")
+	arguments := map[string][]string{
+		"check": {"--config", file}, "send": {"counter", "x", "1", "--addr", d.udp}, "status": running, "doctor": running, "tail": with("--for", "300ms"),
+		"capture": with(capture, "--for", "300ms"), "replay": {capture, "--addr", d.udp}, "top": running, "plan": with("--for", "300ms"), "query": with("canary"),
+		"run": {"--config", filepath.Join(s.Dir, "none.yaml")}, "ls": running, "verify": running, "export": running, "dead": running, "retry": with("--all"), "drop": with("--all"),
+	}
+	var run func(c *cobra.Command, path ...string)
+	run = func(c *cobra.Command, path ...string) {
+		for _, args := range [][]string{arguments[c.Name()], {"--help"}} {
+			stdout, stderr, _ := runCommand(t, s.Dir, s.Env, "", append(path, args...)...)
+			note("sluice "+strings.Join(append(path, args...), " "), stdout+stderr)
+		}
+		for _, sub := range c.Commands() {
+			run(sub, append(path, sub.Name())...)
 		}
 	}
-	d.terminate()
+	for _, c := range newRoot().Commands() {
+		run(c, c.Name())
+	}
+	if runtime.GOOS == "linux" {
+		limits, _ := os.ReadFile(fmt.Sprintf("/proc/%d/limits", d.cmd.Process.Pid))
+		if !regexp.MustCompile(`Max core file size +1 +1 `).Match(limits) {
+			t.Errorf("the agent may dump its memory:\n%s", limits)
+		}
+	}
+	d.signal(syscall.SIGABRT)
+	d.wait()
+	if !strings.Contains(d.log.String(), "SIGABRT") {
+		t.Errorf("no goroutines in the log after SIGABRT")
+	}
 	note("the log", d.log.String())
 	filepath.WalkDir(filepath.Join(s.Dir, "spool"), func(path string, e fs.DirEntry, err error) error {
 		if err == nil && !e.IsDir() {

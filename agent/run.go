@@ -34,6 +34,7 @@ func newRun() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			forbidCore()
 			a, err := newAgent(file, cfg, c.ErrOrStderr())
 			if err != nil {
 				return err
