@@ -112,6 +112,7 @@ func (a *agent) pass(w http.ResponseWriter, r *http.Request, to *configs.Upstrea
 			query := p.In.URL.Query()
 			query.Del("api_key")
 			p.Out.URL, p.Out.Host = base.JoinPath(path), ""
+			p.Out.URL.Path = "/" + strings.TrimPrefix(p.Out.URL.Path, "/") // JoinPath leaves it relative where base has none
 			p.Out.URL.RawQuery = query.Encode()
 			p.Out.Header = http.Header{"User-Agent": {"sluice/" + version}}
 			copyHeader(p.Out.Header, p.In.Header, "Content-Type", "Content-Encoding", "Accept")
@@ -152,6 +153,7 @@ func (a *agent) dataCat() listeners.DataCatUpstream {
 			return 0, nil, err
 		}
 		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Accept", "application/json")
 		r.Header.Set("User-Agent", "sluice/"+version)
 		r.Header.Set("Authorization", "Bearer "+to.Key.Reveal())
 		resp, err := a.passing.RoundTrip(r) // which follows no redirect
