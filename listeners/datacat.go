@@ -358,11 +358,14 @@ func (a *API) passOn(x *exchange, ctx context.Context, method, path string, body
 // remoteSession makes a session at the upstream. When that is away the session is
 // one of this process: its metrics are taken all the same.
 func (a *API) remoteSession(ctx context.Context, up DataCatUpstream, s *session) (id string, ok bool) {
-	body := []byte(`{"product":`)
-	body = appendText(body, []byte(s.product))
+	body := appendText([]byte(`{"product":`), []byte(s.product))
 	body = appendText(append(body, `,"version":`...), []byte(s.version))
-	body = appendText(append(body, `,"machine_id":`...), []byte(s.machine))
-	body = append(appendText(append(body, `,"hostname":`...), []byte(s.host)), '}')
+	for _, m := range [][2]string{{"machine_id", s.machine}, {"hostname", s.host}} {
+		if m[1] != "" {
+			body = appendText(append(append(append(body, `,"`...), m[0]...), `":`...), []byte(m[1]))
+		}
+	}
+	body = append(body, '}')
 	status, answer, err := up(ctx, http.MethodPost, "/api/sessions", body)
 	if err == nil && status >= 200 && status < 300 {
 		jx.DecodeBytes(answer).Obj(func(d *jx.Decoder, key string) error {

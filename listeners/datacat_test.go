@@ -281,7 +281,7 @@ func TestDataCatUpstream(t *testing.T) {
 			return 200, []byte(`{"from":"there"}`), nil
 		}
 	}})
-	_, answer := a.post("/register", `{"product":"p","version":"1"}`)
+	_, answer := a.post("/register", `{"product":"p","version":"1","machine_id":"m"}`)
 	sameJSON(t, answer, `{"session_id":"theirs-1"}`)
 	if status, answer := a.post("/metric", `{"session_id":"theirs-1","name":"a","value":1}`); status != 200 || answer != datacatOK {
 		t.Errorf("metric: status %d, %s", status, answer)
@@ -295,7 +295,7 @@ func TestDataCatUpstream(t *testing.T) {
 	sameJSON(t, answer, `{"from":"there"}`)
 	a.post("/api/sessions/theirs-1/end", ``)
 	want := []string{
-		`POST /api/sessions {"product":"p","version":"1","machine_id":"","hostname":""}`,
+		`POST /api/sessions {"product":"p","version":"1","machine_id":"m"}`,
 		`POST /api/sessions/theirs-1/events {"session_id":"theirs-1","name":"e"}`,
 		`POST /api/sessions/theirs-1/state {"a":1}`,
 		`POST /api/sessions/theirs-1/heartbeat {"session_id":"theirs-1"}`,

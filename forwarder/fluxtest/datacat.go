@@ -11,7 +11,7 @@ import (
 
 var (
 	dataCatMembers = []string{"name", "type", "value", "timestamp", "tags"}
-	sessionMembers = []string{"product", "version", "machine_id", "hostname"}
+	sessionMembers = []string{"product", "version", "hostname"}
 )
 
 // plain is a DataCat's error, which is text.
