@@ -37,7 +37,7 @@ func TestDatadogGo(t *testing.T) {
 				client, err := statsd.New(addr, slices.Concat(options, []statsd.Option{
 					statsd.WithTags([]string{"env:test", "service:clients"}),
 					statsd.WithMaxMessagesPerPayload(40), statsd.WithSenderQueueSize(20_000),
-					statsd.WithWriteTimeout(time.Second),
+					statsd.WithWriteTimeout(patience),
 				})...)
 				if err != nil {
 					t.Fatal(err)
