@@ -82,8 +82,8 @@ func ListenUDP(addr string, o PacketOptions) (*Packet, error) {
 // group of the socket file; empty leaves the process's own. At no moment is the
 // file open to more than mode and group say.
 //
-// A socket nobody listens on any more is replaced. Anything else at the path, a
-// symbolic link included, is an error and is left alone. Close removes the file
+// A socket of this user that nobody listens on any more is replaced. Anything else at
+// the path, a symbolic link included, is an error and is left alone. Close removes the file
 // unless it has become another one.
 func ListenUnixgram(path string, mode fs.FileMode, group string, o PacketOptions) (*Packet, error) {
 	conn, file, err := bindUnix("unixgram", path, mode, group, bindPrivate)

@@ -406,12 +406,13 @@ func TestSocketFile(t *testing.T) {
 		}
 		c.Close()
 	}
-	for name, test := range map[string]struct {
+	type test struct {
 		prepare func(path string)
 		group   string
 		want    string // of the error, behind the path; empty when there is none
 		remains bool   // what stands at the path must be left alone
-	}{
+	}
+	tests := map[string]test{
 		"nothing":          {prepare: func(string) {}},
 		"group by number":  {prepare: func(string) {}, group: fmt.Sprint(os.Getgid())},
 		"unknown group":    {prepare: func(string) {}, group: "no such group", want: `there is no group "no such group" (use the name or the number of one)`},
@@ -425,7 +426,14 @@ func TestSocketFile(t *testing.T) {
 			dead("unixgram", path+"x")
 			os.Symlink(path+"x", path)
 		}, want: "there is a symbolic link, which is not followed (remove it or give the path it leads to)", remains: true},
-	} {
+	}
+	if os.Geteuid() == 0 { // who may give files away
+		tests["dead of another user"] = test{prepare: func(path string) {
+			dead("unix", path)
+			os.Lchown(path, 65534, -1)
+		}, want: "there is a dead socket of another user (remove it or choose another path)", remains: true}
+	}
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "s")
 			test.prepare(path)

@@ -82,8 +82,8 @@ func lookupGroup(group string) (int, error) {
 	return int(gid), nil
 }
 
-// removeStale removes the socket that a program left at path when it died. It is
-// an error when there is anything else.
+// removeStale removes the socket that a program of this user left at path when it
+// died. It is an error when there is anything else.
 func removeStale(network, path string) error {
 	info, err := os.Lstat(path)
 	switch {
@@ -103,6 +103,8 @@ func removeStale(network, path string) error {
 		return syscall.EADDRINUSE
 	case errors.Is(err, syscall.EPROTOTYPE): // somebody listens with another type of socket
 		return syscall.EADDRINUSE
+	case errors.Is(err, syscall.ECONNREFUSED) && !isOurs(info):
+		return errors.New("there is a dead socket of another user (remove it or choose another path)")
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return os.Remove(path)
 	}
