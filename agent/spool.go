@@ -129,12 +129,13 @@ func newSpoolVerify() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		files := "files that are not being written" // of the others what is in them is read
 		if stopped, ok := d.(stoppedDesk); ok {
-			doc.Files = stopped.files
+			files, doc.Files = "files", stopped.files
 			doc.Faults = append(stopped.faults, doc.Faults...)
 		}
 		w := c.OutOrStdout()
-		fmt.Fprintf(w, "%d files, %d windows, %d batches, %d dead letters, the ledgers of %d upstreams\n", doc.Files, doc.Windows, doc.Batches, doc.DeadLetters, len(doc.Upstreams))
+		fmt.Fprintf(w, "%d %s, %d windows, %d batches, %d dead letters, the ledgers of %d upstreams\n", doc.Files, files, doc.Windows, doc.Batches, doc.DeadLetters, len(doc.Upstreams))
 		for _, f := range doc.Faults {
 			fmt.Fprintln(w, f)
 		}
@@ -259,7 +260,7 @@ func (doc *spoolListDoc) print(out io.Writer) error {
 	return w.Flush()
 }
 
-// printLetters lists dead letters: text from outside is quoted and cut.
+// printLetters lists dead letters: text from outside is cut, and cannot move a cursor.
 func printLetters(out io.Writer, list []letterDoc) error {
 	if len(list) == 0 {
 		_, err := fmt.Fprintln(out, "there are no dead letters")
@@ -268,17 +269,17 @@ func printLetters(out io.Writer, list []letterDoc) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "UPSTREAM\tID\tMETRIC\tKIND\tSAMPLES\tAT\tREASON\tANSWER")
 	for _, l := range list {
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%d\t%s\t%s\t%s\n", l.Upstream, l.ID, quoted(l.Metric, 64), l.Kind, l.Samples, l.At.Format(time.RFC3339), quoted(l.Reason, 80), quoted(l.Answer, 120))
+		reason := strings.TrimSuffix(l.Reason, ": "+l.Answer) // which stands beside it
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%d\t%s\t%s\t%s\n", l.Upstream, l.ID, cut(l.Metric, 64), l.Kind, l.Samples, l.At.Format(time.RFC3339), cut(reason, 80), cut(l.Answer, 120))
 	}
 	return w.Flush()
 }
 
-// quoted keeps text to one line of printable characters, and short.
-func quoted(text string, most int) string {
-	q := strconv.Quote(text)
-	q = q[1 : len(q)-1]
-	if len(q) > most {
-		q = q[:most] + "..."
+// cut keeps text to one line of printable characters, and short.
+func cut(text string, most int) string {
+	runes := []rune(printable(text))
+	if len(runes) > most {
+		return string(runes[:most-1]) + "…"
 	}
-	return q
+	return string(runes)
 }
