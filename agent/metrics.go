@@ -186,8 +186,8 @@ func (a *agent) spoolMetrics(e *exposition) {
 	e.one("sluice_spool_segments", "gauge", "Segment files.", float64(s.Segments))
 	e.one("sluice_spool_last_sequence", "gauge", "Sequence of the window stored last.", float64(s.LastSeq))
 	e.one("sluice_spool_quarantined_files", "gauge", "Damaged files that were set aside.", float64(s.Quarantined))
-	e.one("sluice_spool_memory_windows", "gauge", "Windows that wait in memory for the disk.", float64(s.MemoryRecords))
-	e.one("sluice_spool_memory_bytes", "gauge", "Bytes of them.", float64(s.MemoryBytes))
+	e.one("sluice_spool_memory_windows", "gauge", "Windows that wait in memory for the disk, or are delivered from there.", float64(s.MemoryRecords))
+	e.one("sluice_spool_memory_bytes", "gauge", "Their bytes.", float64(s.MemoryBytes))
 }
 
 func truth(b bool) float64 {

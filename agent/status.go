@@ -368,8 +368,8 @@ func (a *agent) ready() readyDoc {
 	}
 	if s := a.spool.Stats(); s.State != "ok" {
 		text := "spool " + s.State + ": " + s.Detail
-		if !a.spool.Attached() && len(is.deliveries) > 0 {
-			text += "; nothing is delivered until it can be opened"
+		if a.spool.StandIn() != nil && len(is.deliveries) > 0 {
+			text += "; what comes is delivered from memory"
 		}
 		details = append(details, text)
 	}

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"sluice/forwarder/fluxtest"
@@ -24,17 +26,8 @@ func TestDiskTrouble(t *testing.T) {
 		return func(t *testing.T, dir string) { command(t, "mount", "-t", "tmpfs", "-o", options, "tmpfs", dir) }
 	}
 	ext4 := func(t *testing.T, dir string) {
-		image := dir + ".image"
-		f, err := os.Create(image)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := f.Truncate(24 << 20); err != nil {
-			t.Fatal(err)
-		}
-		f.Close()
-		command(t, "mkfs.ext4", "-q", "-F", image)
-		command(t, "mount", "-o", "loop", image, dir)
+		makeExt4(t, dir+".image")
+		command(t, "mount", "-o", "loop", dir+".image", dir)
 	}
 	fill := func(t *testing.T, dir string, _ *daemon) {
 		f, err := os.Create(filepath.Join(dir, "filler"))
@@ -97,6 +90,14 @@ func TestDiskTrouble(t *testing.T) {
 					s := d.status()
 					return s.Spool.State == c.state && strings.Contains(s.Spool.Detail, c.says) && s.Ready.OK && strings.Contains(s.Ready.Detail, c.says)
 				})
+				d.until("what comes meanwhile is delivered from memory", func() bool {
+					send()
+					d.send(conn, "trouble.meanwhile:1|c")
+					return flux.CounterTotal("trouble.meanwhile").Float > 0
+				})
+				if s := d.status(); s.Spool.State != c.state {
+					t.Errorf("spool %s, want it %s still", s.Spool.State, c.state)
+				}
 				if !strings.Contains(d.log.String(), c.says) {
 					t.Errorf("the log does not tell of %q", c.says)
 				}
@@ -113,6 +114,98 @@ func TestDiskTrouble(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDiskGone has the kernel abort a file system, as it does after errors of the
+// disk: from then on it can be read and not written. The agent goes on from memory.
+// Then it ends, by force or not, and another one starts on the repaired disk: what
+// the first has sent is not sent again, and no more is missing than the window that
+// was being written and those that were in memory at the end.
+func TestDiskGone(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" || os.Getuid() != 0 {
+		t.Skip("needs root on Linux to mount small file systems")
+	}
+	for _, how := range []string{"killed", "stopped"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			dir := filepath.Join(t.TempDir(), "disk")
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			makeExt4(t, dir+".image")
+			command(t, "mount", "-o", "loop", dir+".image", dir)
+			t.Cleanup(func() { exec.Command("umount", "-l", dir).Run() })
+			flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499, Allow: []fluxtest.Rule{fluxtest.RuleConcurrent}}))
+			s := setup{Dir: t.TempDir(), Flux: flux.URL, Spool: filepath.Join(dir, "spool"), Interval: "100ms", Upstream: "settle: 0s"}
+			d := start(t, s)
+			d.until("the spool is open", func() bool { return d.status().Spool.State == "ok" })
+			conn := d.dial("udp")
+			sent := 0
+			send := func(name string) {
+				sent++
+				d.send(conn, fmt.Sprintf("%s:1|c|#n:%d", name, sent))
+			}
+			arrived := func(name string) int { return len(flux.RowsOf(name)) }
+			send("gone.before")
+			d.until("the first sample is delivered", func() bool { return arrived("gone.before") == 1 })
+
+			command(t, "mount", "-o", "remount,abort", dir)
+			d.until("the agent says what is the matter", func() bool {
+				send("gone.early")
+				s := d.status()
+				return s.Spool.State == "memory" && s.Ready.OK && strings.Contains(s.Ready.Detail, "spool memory")
+			})
+			d.until("what comes is delivered from memory", func() bool { send("gone.meanwhile"); return arrived("gone.meanwhile") > 0 })
+			d.balanced()
+			meanwhile := arrived("gone.meanwhile")
+			if how == "killed" {
+				d.kill()
+			} else {
+				d.signal(syscall.SIGTERM)
+				d.wait()
+				if code := d.cmd.ProcessState.ExitCode(); code != exitFailed { // a window is lost, and it says so
+					t.Errorf("after SIGTERM: %v, want exit status 1", d.cmd.ProcessState)
+				}
+			}
+			command(t, "umount", dir)
+			command(t, "mount", "-o", "loop", dir+".image", dir)
+
+			d = start(t, s)
+			conn = d.dial("udp")
+			send("gone.after")
+			d.until("what comes afterwards is delivered", func() bool { return arrived("gone.after") == 1 })
+			d.delivered()
+			d.balanced()
+			if got := flux.Duplicates(); len(got) > 0 {
+				t.Errorf("%d counters were stored twice, the first %+v", len(got), got[0])
+			}
+			for _, name := range []string{"gone.before", "gone.early", "gone.meanwhile", "gone.after"} {
+				seen := map[string]bool{}
+				for _, row := range flux.RowsOf(name) {
+					if key := fmt.Sprint(row.Tags); seen[key] || row.Value != 1 {
+						t.Errorf("%s %v = %v arrived, want each once, as 1", name, row.Tags, row.Value)
+					} else {
+						seen[key] = true
+					}
+				}
+			}
+			t.Logf("%d samples sent, %d and then %d from memory delivered", sent, meanwhile, arrived("gone.meanwhile"))
+		})
+	}
+}
+
+// makeExt4 makes an image of a small file system.
+func makeExt4(t *testing.T, image string) {
+	t.Helper()
+	f, err := os.Create(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(24<<20), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	command(t, "mkfs.ext4", "-q", "-F", image)
 }
 
 func command(t *testing.T, name string, args ...string) {

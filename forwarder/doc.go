@@ -69,6 +69,11 @@
 // Windows that are evicted while they are rendered are found out when the
 // transaction begins, and the round is thrown away.
 //
+// # Without a disk
+//
+// While windows cannot be stored, a second Forwarder stands in, which takes its turns
+// in the same goroutine and shares the budget: see standin.go.
+//
 // # A trial
 //
 // A batch that is refused goes through a trial (type trial), which finds the items

@@ -89,10 +89,17 @@ type Forwarder struct {
 	refusals   int    // since something was delivered
 	question   uint64 // sequence of the batch that asks whether the upstream takes anything; 0 if there is none
 
-	mu     sync.Mutex // guards the fields below
-	budget *budget
-	share  share
-	stats  Stats
+	// Of delivery from memory, see standIn.
+	main    *Forwarder // of one that stands in; else nil
+	taken   bool       // recover has been called once with success
+	rest    time.Time  // the spool is left alone until then: it made trouble
+	changed bool       // whose turn it is
+
+	mu      *sync.Mutex // guards the fields below, also of the one that stands in
+	budget  *budget
+	share   *share
+	stats   Stats
+	standIn *Forwarder // nil while there is none
 }
 
 // Stats tells how an upstream is doing.
@@ -139,6 +146,7 @@ func New(o Options, s *spool.Spool) *Forwarder {
 		wake:  make(chan struct{}, 1),
 		looks: make(map[uint64]int),
 		seen:  make(map[uint64]bool), faults: make(map[uint64]*fault),
+		mu: new(sync.Mutex),
 	}
 	f.backoff, f.singlesBackoff = newBackoff(), newBackoff()
 	f.budget = newBudget(o.RequestsPerMinute, nil, time.Now())
@@ -196,6 +204,13 @@ func (f *Forwarder) Run(ctx, abort context.Context) {
 
 // turn does one thing and answers how long to wait before the next.
 func (f *Forwarder) turn(ctx context.Context) time.Duration {
+	if in := f.substitute(time.Now()); in != nil {
+		return f.both(ctx, in)
+	}
+	return f.ownTurn(ctx)
+}
+
+func (f *Forwarder) ownTurn(ctx context.Context) time.Duration {
 	now := time.Now()
 	if !f.spool.Attached() {
 		return time.Second
@@ -343,6 +358,10 @@ func (f *Forwarder) notePlan(p Plan) {
 // recover takes up what an earlier process left: the dialect, the names, the
 // request log, and batches that were being sent when it died.
 func (f *Forwarder) recover(now time.Time) error {
+	if f.main != nil {
+		f.recoverStandIn()
+		return nil
+	}
 	f.contact.agent, f.contact.generation = f.spool.Identity(), f.outbox.Generation()
 	if f.options.Dialect == "" {
 		f.learn(string(f.outbox.Get(stateTable, f.dialectKey())))
@@ -402,14 +421,14 @@ func (f *Forwarder) recover(now time.Time) error {
 		f.log.Warn("requests were under way when the agent stopped; their batches are in doubt", "batches", sending)
 	}
 	f.mu.Lock()
-	f.budget = newBudget(f.options.RequestsPerMinute, times, now)
-	f.share = newShare(f.options.RequestsPerMinute, now)
+	*f.budget = *newBudget(f.options.RequestsPerMinute, united(times, f.budget.times), now)
+	*f.share = *newShare(f.options.RequestsPerMinute, now)
 	f.share.restore(f.outbox.Get(stateTable, shareKey), now)
 	f.budget.limit = f.share.now
 	f.mu.Unlock()
-	f.singles = newBudget(max(1, f.options.SinglesPerMinute), singles, now)
+	*f.singles = *newBudget(max(1, f.options.SinglesPerMinute), united(singles, f.singles.times), now)
 	f.loadTrials()
-	f.ready = true
+	f.ready, f.taken = true, true
 	return nil
 }
 
@@ -431,11 +450,15 @@ func (f *Forwarder) learn(dialect string) {
 	f.mu.Unlock()
 }
 
+// spoolRest is how long a spool that made trouble is left alone.
+const spoolRest = 5 * time.Second
+
 // trouble reports that the spool did not let something be done, once per
 // cause, and answers how long to wait before trying again.
 func (f *Forwarder) trouble(what string, err error) time.Duration {
 	f.fail("", fmt.Sprintf("%s: %v", what, err))
-	return 5 * time.Second
+	f.rest = time.Now().Add(spoolRest)
+	return spoolRest
 }
 
 // fail notes an error and logs it if it is another one than before.
@@ -602,7 +625,7 @@ func (f *Forwarder) act(b *spool.Batch, v Verdict, now time.Time) time.Duration 
 // be stored, nil if nothing has changed.
 func (f *Forwarder) learnShare(v Verdict, now time.Time) []byte {
 	f.mu.Lock()
-	before := f.share
+	before := *f.share
 	switch {
 	case v.Limited:
 		f.share.refused(now)
@@ -610,7 +633,7 @@ func (f *Forwarder) learnShare(v Verdict, now time.Time) []byte {
 		f.share.taken(now)
 	}
 	f.budget.limit = f.share.now
-	after := f.share
+	after := *f.share
 	f.mu.Unlock()
 	if after.now == before.now && after.halved.Equal(before.halved) {
 		return nil
@@ -670,6 +693,9 @@ func (f *Forwarder) Stats(now time.Time) Stats {
 	s := f.stats
 	s.RequestsAllowed, s.ItemsAllowed = f.budget.limit, f.budget.limit*f.options.ItemsPerRequest
 	s.RequestsUsed, s.ItemsUsed = f.budget.spent(now)
+	if f.standIn != nil {
+		s.add(&f.standIn.stats)
+	}
 	return s
 }
 

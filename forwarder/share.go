@@ -19,7 +19,7 @@ type share struct {
 	delivered bool      // something was, in it
 }
 
-func newShare(most int, now time.Time) share { return share{now: most, most: most, since: now} }
+func newShare(most int, now time.Time) *share { return &share{now: most, most: most, since: now} }
 
 // refused notes an answer of 429.
 func (s *share) refused(now time.Time) {

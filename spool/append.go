@@ -27,7 +27,7 @@ func (s *Spool) Append(now time.Time, m Meta, parts iter.Seq[[]byte]) (seq uint6
 		return 0, fmt.Errorf("append record: it has %d bytes, want at most %d", rec.bytes, uint32(math.MaxUint32))
 	}
 	if s.attaching.Load() { // which may take seconds; the caller need not wait for it
-		s.remember(rec)
+		s.remember(now, rec)
 		return 0, nil
 	}
 	s.io.Lock()
@@ -36,14 +36,18 @@ func (s *Spool) Append(now time.Time, m Meta, parts iter.Seq[[]byte]) (seq uint6
 		if seq, err := s.writeLocked(now, rec); err == nil {
 			return seq, nil
 		}
+		rec.tried = true
 	}
-	s.remember(rec)
+	s.remember(now, rec)
 	return 0, nil
 }
 
-func (s *Spool) remember(rec record) {
+func (s *Spool) remember(now time.Time, rec record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.memory.since.IsZero() {
+		s.memory.since = now
+	}
 	s.memory.push(rec)
 }
 
@@ -53,14 +57,15 @@ func (s *Spool) flushLocked(now time.Time) error {
 		return ErrDetached
 	}
 	for {
-		s.mu.RLock()
+		s.mu.Lock()
 		empty := len(s.memory.records) == 0
 		var rec record
 		first := s.memory.first
 		if !empty {
+			s.memory.records[0].tried = true
 			rec = s.memory.records[0]
 		}
-		s.mu.RUnlock()
+		s.mu.Unlock()
 		if empty {
 			return nil
 		}
@@ -89,6 +94,9 @@ func (s *Spool) writeLocked(now time.Time, rec record) (seq uint64, err error) {
 		s.log.Info("records are written to disk again", "records", len(s.memory.records))
 	}
 	s.failure = err
+	if err == nil {
+		s.memory.since = time.Time{}
+	}
 	return seq, err
 }
 

@@ -294,7 +294,7 @@ func (s *Spool) reopenBoxLocked() error {
 		return ErrDetached
 	}
 	x.mu.RLock()
-	isOpen := x.db != nil
+	isOpen := x.db != nil || x.kept != nil
 	x.mu.RUnlock()
 	if isOpen {
 		return nil
@@ -363,8 +363,15 @@ func (s *Spool) Close() error {
 func (s *Spool) unwritten(why error) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if n := len(s.memory.records); n > 0 {
-		return fmt.Errorf("close spool: %d records are only in memory: %w", n, errors.Join(why, s.failure))
+	n := len(s.memory.records)
+	if s.standIn != nil {
+		n += s.standIn.unfinished()
+	}
+	if why == nil {
+		why = s.failure
+	}
+	if n > 0 {
+		return fmt.Errorf("close spool: %d records are only in memory: %w", n, why)
 	}
 	return nil
 }

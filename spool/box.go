@@ -18,6 +18,14 @@ type box struct {
 
 	mu sync.RWMutex // guards db: held for reading while it is used
 	db *bolt.DB     // nil after a failed commit, until it was opened again
+
+	kept keptBuckets // of a stand-in, which has no file; guarded by mu
+}
+
+// bucket is what is read of an upstream's buckets.
+type bucket interface {
+	Get(key []byte) []byte
+	ForEach(func(k, v []byte) error) error
 }
 
 var (
@@ -183,6 +191,12 @@ func (x *box) close() error {
 // commit writes the changes of several upstreams in one transaction. After an
 // error it is open whether they are on disk: the file must be opened anew.
 func (x *box) commit(changes map[string][]write) error {
+	if x.kept != nil {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.kept.commit(changes)
+		return nil
+	}
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	if x.db == nil {
@@ -222,9 +236,12 @@ func (w write) apply(b *bolt.Bucket) (err error) {
 
 // view calls fn with one of an upstream's buckets; fn is not called when there
 // is none.
-func (x *box) view(name, bucket string, fn func(*bolt.Bucket) error) error {
+func (x *box) view(name, bucket string, fn func(bucket) error) error {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
+	if x.kept != nil {
+		return fn(x.kept[name+"/"+bucket])
+	}
 	if x.db == nil {
 		return errBoxClosed
 	}

@@ -7,7 +7,8 @@
 // It has a sequence, from 1, ascending, never reused; order is by sequence and
 // never by time. A segment is a file of records. An outbox is one upstream's
 // state: the ranges of records it is still owed (Pending), its sealed batches,
-// dead letters, request times, small tables, and its ledger.
+// dead letters, request times, small tables, and its ledger. The stand-in is a
+// Spool in memory from which records are delivered that the disk does not take.
 //
 // # Rules
 //
@@ -33,6 +34,7 @@
 //	dead letters  32 MiB per upstream, the oldest go first
 //	quarantine    32 MiB, the oldest go first
 //	memory log    32 MiB, the oldest go first
+//	stand-in      8 MiB of records beside it, the oldest go first
 //	index         some 350 bytes a record in memory
 //
 // # The folder

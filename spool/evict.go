@@ -11,6 +11,7 @@ import (
 const (
 	reasonFull    = "spool_full"       // MaxBytes
 	reasonRemoved = "upstream_removed" // no longer configured, and older than Retention
+	reasonMemory  = "memory_full"      // a quarter of MemoryBytes, see Claim
 )
 
 // Maintain is to be called every few seconds: it writes the memory log, opens
@@ -31,6 +32,9 @@ func (s *Spool) Maintain(now time.Time) error {
 	}
 	s.trimQuarantine()
 	err = errors.Join(err, s.makeRoomLocked(now, 0), s.flushLocked(now))
+	if err == nil {
+		err = s.adoptLocked()
+	}
 	s.countQuarantine()
 	return err
 }

@@ -93,6 +93,25 @@ func (l *Ledger) balance() {
 	}
 }
 
+// add adds the account of the same upstream in another place.
+func (l *Ledger) add(o Ledger) {
+	for to, a := range map[*Amounts]Amounts{
+		&l.Windowed: o.Windowed, &l.Sealed: o.Sealed, &l.Pending: o.Pending, &l.Queued: o.Queued, &l.Sending: o.Sending,
+		&l.InDoubt: o.InDoubt, &l.Delivered: o.Delivered, &l.Dead: o.Dead, &l.Filtered: o.Filtered,
+	} {
+		to.add(a)
+	}
+	for reason, a := range o.Dropped {
+		sum := l.Dropped[reason]
+		sum.add(a)
+		l.Dropped[reason] = sum
+	}
+	for reason, span := range o.Gaps {
+		l.Gaps[reason] = l.Gaps[reason].with(span)
+	}
+	l.ConservationError += o.ConservationError
+}
+
 // distance is exact modulo 2^64 and so also finds a column that went below 0.
 func distance(a, b uint64) int64 {
 	d := int64(a - b)

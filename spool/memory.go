@@ -1,12 +1,16 @@
 package spool
 
-import "iter"
+import (
+	"iter"
+	"time"
+)
 
 // record is a window on its way to the disk. It owns its bytes.
 type record struct {
 	meta  Meta
 	parts [][]byte
 	bytes int64
+	tried bool // it may be on disk, for all that its append answered an error
 }
 
 // gather copies the parts: they are the caller's only until the next one is
@@ -31,6 +35,7 @@ type memory struct {
 	first   uint64        // how many have left: tells one first record from another
 	dropped [Kinds]uint64 // samples
 	gap     Span          // of the records dropped
+	since   time.Time     // since when records have not been written; zero while they are
 }
 
 func (m *memory) push(rec record) {
@@ -48,4 +53,36 @@ func (m *memory) pop() {
 	m.records[0] = record{} // so that its bytes can go
 	m.records = m.records[1:]
 	m.first++
+}
+
+// overdue tells whether records have not been written for so long that they are not
+// to wait any more.
+func (m *memory) overdue(now time.Time) bool {
+	if n := len(m.records); n > 0 && !m.since.IsZero() {
+		return now.Sub(m.since) >= max(standInAfter, standInWindows*m.records[n-1].meta.Width)
+	}
+	return false
+}
+
+// claim takes the oldest records out that are certainly not on disk, up to so many
+// bytes, but one at least.
+func (m *memory) claim(most int64) (taken []record) {
+	var bytes int64
+	left := m.records[:0:0]
+	for i, rec := range m.records {
+		if rec.tried {
+			left = append(left, rec)
+			continue
+		}
+		if bytes+rec.bytes > most && len(taken) > 0 {
+			left = append(left, m.records[i:]...)
+			break
+		}
+		taken = append(taken, rec)
+		bytes += rec.bytes
+	}
+	if len(taken) > 0 {
+		m.records, m.bytes = left, m.bytes-bytes
+	}
+	return taken
 }

@@ -7,8 +7,6 @@ import (
 	"maps"
 	"slices"
 	"time"
-
-	bolt "go.etcd.io/bbolt"
 )
 
 // Group is a stretch of records that is being sealed a piece at a time.
@@ -167,7 +165,7 @@ func (o *Outbox) Load(seq uint64) (*Batch, error) {
 	}
 	b := st.heads[i].Batch
 	found := false
-	err := o.s.view(o.name, contentsBucket, func(in *bolt.Bucket) error {
+	err := o.s.view(o.name, contentsBucket, func(in bucket) error {
 		v := in.Get(seqKey(seq))
 		if found = v != nil; !found {
 			return nil
@@ -232,14 +230,22 @@ func (o *Outbox) Table(table string) iter.Seq2[string, []byte] {
 	return maps.All(maps.Clone(o.st.tables[table]))
 }
 
-// Ledger adds up the account as of now.
+// Ledger adds up the account as of now, what is delivered from memory included, see
+// Spool.Claim.
 func (o *Outbox) Ledger() Ledger {
 	o.s.mu.RLock()
 	defer o.s.mu.RUnlock()
-	if o.st == nil {
-		return Ledger{Dropped: map[string]Amounts{}}
+	l := Ledger{Dropped: map[string]Amounts{}, Gaps: map[string]Span{}}
+	if o.st != nil {
+		l = o.st.ledger(o.s.index)
 	}
-	return o.st.ledger(o.s.index)
+	if o.s.standIn == nil {
+		return l
+	}
+	if in, ok := o.s.standIn.Find(o.name); ok {
+		l.add(in.Ledger())
+	}
+	return l
 }
 
 // Dead gives the dead letters, oldest first. One that is damaged on disk is
@@ -248,7 +254,7 @@ func (o *Outbox) Dead() (list []DeadLetter) {
 	if o.state() == nil {
 		return nil
 	}
-	err := o.s.view(o.name, deadBucket, func(in *bolt.Bucket) error {
+	err := o.s.view(o.name, deadBucket, func(in bucket) error {
 		return in.ForEach(func(k, v []byte) error {
 			if d, err := decodeLetter(k, v); err == nil {
 				list = append(list, d)

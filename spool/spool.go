@@ -11,8 +11,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	bolt "go.etcd.io/bbolt"
 )
 
 // Errors that callers test for.
@@ -108,8 +106,10 @@ type Spool struct {
 	next       uint64 // sequence of the next record
 	outboxes   map[string]*Outbox
 	memory     memory
-	failure    error // of the last attempt to write a record, or to attach
-	stats      Stats // the counters of it
+	standIn    *Spool              // see StandIn
+	held       map[uint64][][]byte // of a stand-in: the parts of its records; nil for any other
+	failure    error               // of the last attempt to write a record, or to attach
+	stats      Stats               // the counters of it
 }
 
 // New gives a spool that keeps records in memory until Attach. It touches
@@ -188,9 +188,13 @@ func (s *Spool) Read(seq uint64) ([][]byte, error) {
 			}
 		}
 	}
+	held := s.held[seq]
 	s.mu.RUnlock()
 	if !found {
 		return nil, fmt.Errorf("read record %d: %w", seq, ErrGone)
+	}
+	if held != nil {
+		return slices.Clone(held), nil
 	}
 	parts := make([][]byte, l.parts)
 	for p := range parts {
@@ -269,6 +273,9 @@ func (s *Spool) Release(name string) {
 	if o := s.outboxes[name[:min(len(name), 255)]]; o != nil {
 		o.configured = false
 	}
+	if s.standIn != nil {
+		s.standIn.Release(name)
+	}
 }
 
 // SetLimits changes MaxBytes and Retention of the options, with the same
@@ -336,6 +343,10 @@ func (s *Spool) Stats() Stats {
 		st.Oldest = s.index[0].Start
 	}
 	st.MemoryRecords, st.MemoryBytes, st.MemoryDropped, st.MemoryGap = len(s.memory.records), s.memory.bytes, s.memory.dropped, s.memory.gap
+	if s.standIn != nil {
+		records, bytes := s.standIn.holds()
+		st.MemoryRecords, st.MemoryBytes = st.MemoryRecords+records, st.MemoryBytes+bytes
+	}
 	return st
 }
 
@@ -350,7 +361,7 @@ func isFull(err error) bool {
 }
 
 // view reads from one of an upstream's buckets.
-func (s *Spool) view(name, bucket string, fn func(*bolt.Bucket) error) error {
+func (s *Spool) view(name, bucket string, fn func(bucket) error) error {
 	s.mu.RLock()
 	x := s.box
 	s.mu.RUnlock()

@@ -254,7 +254,7 @@ func (tx *Tx) Exhume(id uint64) {
 		return
 	}
 	var d DeadLetter
-	err := tx.o.s.view(tx.o.name, deadBucket, func(b *bolt.Bucket) (err error) {
+	err := tx.o.s.view(tx.o.name, deadBucket, func(b bucket) (err error) {
 		d, err = decodeLetter(seqKey(id), b.Get(seqKey(id)))
 		return err
 	})
