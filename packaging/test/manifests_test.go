@@ -59,49 +59,57 @@ func TestManifests(t *testing.T) {
 		"overlays/daemonset": api.LevelPrivileged,
 	} {
 		t.Run(dir, func(t *testing.T) {
-			pods := 0
-			for _, m := range kustomize(t, dir) {
-				switch m.kind {
-				case "DaemonSet":
-					var d appsv1.DaemonSet
-					m.into(t, &d)
-					checkPod(t, level, m.name, &d.Spec.Template)
-					pods++
-				case "Deployment":
-					var d appsv1.Deployment
-					m.into(t, &d)
-					checkPod(t, level, m.name, &d.Spec.Template)
-					pods++
-				case "ConfigMap":
-					var c corev1.ConfigMap
-					m.into(t, &c)
-					checkConfig(t, c.Data["sluice.yaml"])
-				case "Service":
-					m.into(t, &corev1.Service{})
-				case "ServiceAccount":
-					m.into(t, &corev1.ServiceAccount{})
-				case "Namespace":
-					m.into(t, &corev1.Namespace{})
-				case "NetworkPolicy":
-					m.into(t, &networkingv1.NetworkPolicy{})
-				case "ClusterRole":
-					var r rbacv1.ClusterRole
-					m.into(t, &r)
-					checkRole(t, &r)
-				case "ClusterRoleBinding":
-					var b rbacv1.ClusterRoleBinding
-					m.into(t, &b)
-					if len(b.Subjects) != 1 || b.Subjects[0].Name != "sluice" || b.Subjects[0].Namespace != "sluice" || b.RoleRef.Name != "sluice" {
-						t.Errorf("the role is given to %v", b.Subjects)
-					}
-				default:
-					t.Errorf("a %s, which no case of this test decodes", m.kind)
-				}
-			}
-			if pods != 1 {
-				t.Errorf("%d kinds of pods, want 1", pods)
-			}
+			checkAll(t, kustomize(t, dir), level)
 		})
+	}
+}
+
+// checkAll decodes objects and holds the one that has pods to a level of Pod Security.
+func checkAll(t *testing.T, all []manifest, level api.Level) {
+	t.Helper()
+	pods := 0
+	for _, m := range all {
+		switch m.kind {
+		case "DaemonSet":
+			var d appsv1.DaemonSet
+			m.into(t, &d)
+			checkPod(t, level, m.name, &d.Spec.Template)
+			pods++
+		case "Deployment":
+			var d appsv1.Deployment
+			m.into(t, &d)
+			checkPod(t, level, m.name, &d.Spec.Template)
+			pods++
+		case "ConfigMap":
+			var c corev1.ConfigMap
+			m.into(t, &c)
+			checkConfig(t, c.Data["sluice.yaml"])
+		case "Service":
+			m.into(t, &corev1.Service{})
+		case "ServiceAccount":
+			m.into(t, &corev1.ServiceAccount{})
+		case "Pod":
+			m.into(t, &corev1.Pod{})
+		case "Namespace":
+			m.into(t, &corev1.Namespace{})
+		case "NetworkPolicy":
+			m.into(t, &networkingv1.NetworkPolicy{})
+		case "ClusterRole":
+			var r rbacv1.ClusterRole
+			m.into(t, &r)
+			checkRole(t, &r)
+		case "ClusterRoleBinding":
+			var b rbacv1.ClusterRoleBinding
+			m.into(t, &b)
+			if len(b.Subjects) != 1 || b.Subjects[0].Name != "sluice" || b.Subjects[0].Namespace != "sluice" || b.RoleRef.Name != "sluice" {
+				t.Errorf("the role is given to %v", b.Subjects)
+			}
+		default:
+			t.Errorf("a %s, which no case of this test decodes", m.kind)
+		}
+	}
+	if pods != 1 {
+		t.Errorf("%d kinds of pods, want 1", pods)
 	}
 }
 

@@ -1,0 +1,206 @@
+package test
+
+import (
+	"encoding/json"
+	"maps"
+	"path"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/engine"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/pod-security-admission/api"
+	"sigs.k8s.io/yaml"
+)
+
+const chartPath = "../helm/sluice"
+
+func loadChart(t *testing.T) *chart.Chart {
+	t.Helper()
+	c, err := loader.Load(chartPath)
+	if err == nil {
+		err = c.Validate()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// helm renders the chart as helm install sluice --namespace sluice does.
+func helm(t *testing.T, values map[string]any) (all []manifest, err error) {
+	t.Helper()
+	c := loadChart(t)
+	given, err := chartutil.ToRenderValues(c, values, chartutil.ReleaseOptions{Name: "sluice", Namespace: "sluice", IsInstall: true}, nil)
+	if err != nil {
+		return nil, err
+	}
+	files, err := engine.Render(c, given)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if strings.HasPrefix(path.Base(name), "_") {
+			continue
+		}
+		for text := range strings.SplitSeq(files[name], "\n---\n") {
+			if strings.TrimSpace(text) == "" {
+				continue
+			}
+			var head struct {
+				Kind     string
+				Metadata struct{ Name string }
+			}
+			if err := yaml.Unmarshal([]byte(text), &head); err != nil {
+				t.Fatalf("%s: %v\n%s", name, err, text)
+			}
+			all = append(all, manifest{head.Kind, head.Metadata.Name, []byte(text)})
+		}
+	}
+	return all, nil
+}
+
+// everything is what overlays/daemonset has.
+var everything = map[string]any{"hostPort": true, "socket": true, "hostSpool": true, "networkPolicy": true, "origin": map[string]any{"enabled": true}}
+
+// TestChart renders the chart, holds its objects to the published types and to the level of
+// Pod Security that they claim, and to those that kustomize makes: they differ in the labels
+// that Helm wants, and in comments.
+func TestChart(t *testing.T) {
+	for _, c := range []struct {
+		dir    string
+		values map[string]any
+		level  api.Level
+	}{
+		{"base", nil, api.LevelRestricted},
+		{"overlays/daemonset", everything, api.LevelPrivileged},
+	} {
+		t.Run(c.dir, func(t *testing.T) {
+			rendered, err := helm(t, c.values)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ours := map[string]any{}
+			for _, m := range rendered {
+				if m.kind == "Pod" { // helm test
+					var p corev1.Pod
+					m.into(t, &p)
+					checkPod(t, api.LevelRestricted, m.name, &corev1.PodTemplateSpec{ObjectMeta: p.ObjectMeta, Spec: p.Spec})
+					continue
+				}
+				ours[m.kind+" "+m.name] = normal(t, m)
+			}
+			checkAll(t, rendered, c.level)
+			theirs := map[string]any{}
+			for _, m := range kustomize(t, c.dir) {
+				if m.kind != "Namespace" { // helm has --create-namespace
+					theirs[m.kind+" "+m.name] = normal(t, m)
+				}
+			}
+			if got, want := slices.Sorted(maps.Keys(ours)), slices.Sorted(maps.Keys(theirs)); !slices.Equal(got, want) {
+				t.Fatalf("the chart makes %q, kustomize %q", got, want)
+			}
+			for what := range theirs {
+				if !reflect.DeepEqual(ours[what], theirs[what]) {
+					t.Errorf("%s: the chart makes\n%s\nkustomize\n%s", what, show(ours[what]), show(theirs[what]))
+				}
+			}
+		})
+	}
+}
+
+// normal is an object without what may differ: Helm's labels, and the order, comments and
+// layout of the configuration in a ConfigMap.
+func normal(t *testing.T, m manifest) any {
+	t.Helper()
+	var object map[string]any
+	if err := yaml.Unmarshal(m.text, &object); err != nil {
+		t.Fatal(err)
+	}
+	if data, ok := object["data"].(map[string]any); ok {
+		var inner any
+		if err := yaml.Unmarshal([]byte(data["sluice.yaml"].(string)), &inner); err != nil {
+			t.Fatal(err)
+		}
+		data["sluice.yaml"] = inner
+	}
+	strip(object)
+	if meta := object["metadata"].(map[string]any); meta["namespace"] == nil && !strings.HasPrefix(m.kind, "Cluster") {
+		meta["namespace"] = "sluice" // the base leaves it to whoever applies it
+	}
+	return object
+}
+
+// unordered are lists whose order means nothing.
+var unordered = []string{"env", "volumeMounts", "volumes"}
+
+func strip(v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		for _, label := range []string{"app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "helm.sh/chart"} {
+			delete(v, label)
+		}
+		for key, inner := range v {
+			strip(inner)
+			if list, ok := inner.([]any); ok && slices.Contains(unordered, key) {
+				slices.SortFunc(list, func(x, y any) int {
+					return strings.Compare(x.(map[string]any)["name"].(string), y.(map[string]any)["name"].(string))
+				})
+			}
+		}
+	case []any:
+		for _, inner := range v {
+			strip(inner)
+		}
+	}
+}
+
+func show(v any) string {
+	text, _ := json.MarshalIndent(v, "", " ")
+	return string(text)
+}
+
+// TestChartValues: the schema refuses what would be ignored, and takes what there is.
+func TestChartValues(t *testing.T) {
+	for _, bad := range []map[string]any{
+		{"hostport": true},
+		{"apiKey": "sk_live_x"},
+		{"existingSecret": ""},
+		{"fluxURL": "http://flux.example.com"},
+		{"image": map[string]any{"digest": "latest"}},
+		{"origin": map[string]any{"tags": []any{"node"}}},
+		{"spool": map[string]any{"maxBytes": 192}},
+		{"config": map[string]any{}},
+	} {
+		if _, err := helm(t, bad); err == nil {
+			t.Errorf("%v is taken", bad)
+		}
+	}
+	digest := "sha256:" + strings.Repeat("0", 64)
+	good, err := helm(t, map[string]any{"config": "listen:\n  udp: []\n", "podMonitor": true, "image": map[string]any{"digest": digest, "pullPolicy": "Always"},
+		"imagePullSecrets": []any{map[string]any{"name": "pull"}}, "nodeSelector": map[string]any{"a": "b"}, "podAnnotations": map[string]any{"c": "d"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := ""
+	for _, m := range good {
+		all += string(m.text)
+		if m.kind == "ConfigMap" {
+			var c corev1.ConfigMap
+			m.into(t, &c)
+			if c.Data["sluice.yaml"] != "listen:\n  udp: []\n" {
+				t.Errorf("the configuration is %q", c.Data["sluice.yaml"])
+			}
+		}
+	}
+	for _, want := range []string{"kind: PodMonitor", "image: sluice@" + digest, "imagePullPolicy: Always", "name: pull", "a: b", "c: d"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no %q in what is made", want)
+		}
+	}
+}
