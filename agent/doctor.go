@@ -194,7 +194,7 @@ func (d *doctor) checkAgent(ctx context.Context, f *apiFlags) {
 		d.find(failing, "ledger", fmt.Sprintf("the books are wrong by %s samples", number(wrong)), "this is a fault in sluice; report it")
 	}
 	for _, m := range p.Series.Folded {
-		d.find(warning, "series", fmt.Sprintf("new series of %s are folded: too many values of tag %q, such as %s", m.Metric, m.Tag, strings.Join(m.Examples, " ")),
+		d.find(warning, "series", fmt.Sprintf("new series of %s are folded: too many values of tag %q, such as %s; first from %s", m.Metric, m.Tag, strings.Join(m.Examples, " "), m.Sender),
 			"take the tag away in the program, or with aggregate.rules (drop_tags, classes)")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,9 +61,11 @@ func TestFlood(t *testing.T) {
 	}
 	if f := s.Series.Folded; len(f) != 1 || f[0].Metric != "flood.calls" || f[0].Tag != "user" || len(f[0].Examples) == 0 {
 		t.Errorf("folded: %+v, want flood.calls for its tag user", f)
+	} else if want := fmt.Sprintf("[%d]", os.Getpid()); runtime.GOOS == "linux" && !strings.HasSuffix(f[0].Sender, want) {
+		t.Errorf("folded since %q sent, want this program, %s", f[0].Sender, want)
 	}
 	_, metrics := d.get("/metrics")
-	if want := `sluice_folded_metric_info{metric="flood.calls",kind="counter",tag="user"} 1`; !strings.Contains(metrics, want) {
+	if want := `sluice_folded_metric_info{metric="flood.calls",kind="counter",tag="user",sender="` + s.Series.Folded[0].Sender + `"} 1`; !strings.Contains(metrics, want) {
 		t.Errorf("/metrics is without %s", want)
 	}
 	if n := d.log.count("too many series"); n > 1 {

@@ -330,8 +330,8 @@ type agentStatus struct {
 	Series struct {
 		Open   int `json:"open"`
 		Folded []struct {
-			Metric, Kind, Tag string
-			Examples          []string
+			Metric, Kind, Tag, Sender string
+			Examples                  []string
 		} `json:"folded"`
 	} `json:"series"`
 	Spool struct {

@@ -102,7 +102,9 @@ func (a *agent) serveReady(w http.ResponseWriter, _ *http.Request) {
 
 // sink opens a way into the aggregator, for good.
 func (a *agent) sink(s aggregator.Spelling) listeners.Sink {
-	return &tappedSink{a.aggregator.Intake(s), s, &a.tails}
+	in := a.aggregator.Intake(s)
+	in.From("http")
+	return &tappedSink{in, s, &a.tails}
 }
 
 func (a *agent) serveStatus(w http.ResponseWriter, _ *http.Request) {

@@ -166,7 +166,7 @@ func (a *agent) intakeMetrics(e *exposition) {
 	e.one("sluice_folded_metrics", "gauge", "Metrics whose new series are folded, for they reached a limit.", float64(len(s.Folded)))
 	e.family("sluice_folded_metric_info", "gauge", "1 for each of them, at most 100; tag names the one that explodes, or is empty: all are folded.")
 	for _, f := range s.Folded {
-		e.sample(1, "metric", f.Metric, "kind", f.Kind.String(), "tag", f.Tag)
+		e.sample(1, "metric", f.Metric, "kind", f.Kind.String(), "tag", f.Tag, "sender", f.Sender)
 	}
 	e.family("sluice_folded_samples_total", "counter", "Samples taken into a series that stands in for theirs.")
 	for _, k := range kinds {

@@ -75,6 +75,7 @@ func (a *agent) tellOwn(now time.Time) {
 	}
 	if o.intake == nil {
 		o.intake = a.aggregator.Intake(ownSpelling{&a.rules})
+		o.intake.From("sluice itself")
 	}
 	// What was counted before the first time, while it was off or before the start, is
 	// not of this minute.

@@ -305,7 +305,7 @@ func (a *agent) tellFolded(folded []aggregator.Folded) {
 		key := f.Kind.String() + " " + f.Metric
 		if now[key] = true; !a.folded[key] {
 			a.log.Warn("too many series: new ones of a metric are folded into "+aggregator.FoldedValue+" (see aggregate.max_series)",
-				"metric", f.Metric, "kind", f.Kind.String(), "tag", f.Tag, "examples", strings.Join(f.Examples, " "))
+				"metric", f.Metric, "kind", f.Kind.String(), "tag", f.Tag, "examples", strings.Join(f.Examples, " "), "sender", f.Sender)
 		}
 	}
 	a.folded = now

@@ -195,7 +195,7 @@ func (a *agent) status(now time.Time) statusDoc {
 		doc.Listeners = append(doc.Listeners, listenerStatus(stats))
 	}
 	for _, f := range stats.Folded {
-		doc.Series.Folded = append(doc.Series.Folded, foldedDoc{Metric: f.Metric, Kind: f.Kind.String(), Tag: f.Tag, Examples: f.Examples})
+		doc.Series.Folded = append(doc.Series.Folded, foldedDoc{Metric: f.Metric, Kind: f.Kind.String(), Tag: f.Tag, Examples: f.Examples, Sender: f.Sender})
 	}
 	for _, d := range is.deliveries {
 		doc.Upstreams = append(doc.Upstreams, a.upstreamStatus(d, now))

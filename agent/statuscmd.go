@@ -283,7 +283,7 @@ func showSeries(s *screen, p *statusPage) {
 		if f.Tag != "" {
 			text += ": the values of its tag " + f.Tag + " are folded"
 		}
-		s.wrapped(red, text+", such as "+strings.Join(f.Examples, " "))
+		s.wrapped(red, text+", such as "+strings.Join(f.Examples, " ")+"; first from "+f.Sender)
 	}
 }
 

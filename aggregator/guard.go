@@ -38,6 +38,7 @@ type Folded struct {
 	Kind     Kind
 	Tag      string   // key of the tag with the most values; several, separated by commas, when one did not suffice; empty: all
 	Examples []string // of values that were folded first; without Tag, of series
+	Sender   string   // of the first sample that was folded, see Intake.From
 }
 
 // A guard is what is known of a metric that has reached a limit. There is none
@@ -54,14 +55,14 @@ type guard struct {
 // other tags explode as well, or keys, it is the one with all values folded,
 // and for a flood of names the kind's one series called FoldedValue. Totals stay
 // whole either way. Series that are known are never folded.
-func (r *registry) fold(k *Key) *entry {
+func (r *registry) fold(k *Key, sender string) *entry {
 	m := r.metric(k)
 	if m == nil { // names may be the flood: nothing is remembered of them
 		return r.foldAll(k)
 	}
 	g := m.guard
 	if g == nil {
-		g = &guard{series: len(m.members), folded: Folded{Metric: string(k.name), Kind: k.Kind}}
+		g = &guard{series: len(m.members), folded: Folded{Metric: string(k.name), Kind: k.Kind, Sender: sender}}
 		g.find(m)
 		m.guard = g
 		if len(r.guarded) < maxFolded {

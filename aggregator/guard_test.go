@@ -29,6 +29,7 @@ func sums(t *testing.T, w *Window, without ...string) map[string]uint64 {
 // is named.
 func TestGuardFoldsOneTag(t *testing.T) {
 	a, in := limited(10_000, 100)
+	in.From("udp:somewhere")
 	spelled := func(i int) string {
 		return fmt.Sprintf("c,code:%d,route:r%d,user:u%d", 200+i%2, i%5, i)
 	}
@@ -62,7 +63,7 @@ func TestGuardFoldsOneTag(t *testing.T) {
 		t.Errorf("%d series of which %d are folded, want 110 and 10", w.Len(), folded)
 	}
 	s := a.Stats()
-	want := Folded{Metric: "c", Kind: Counter, Tag: "user", Examples: []string{"u100", "u101", "u102"}}
+	want := Folded{Metric: "c", Kind: Counter, Tag: "user", Examples: []string{"u100", "u101", "u102"}, Sender: "udp:somewhere"}
 	if len(s.Folded) != 1 || fmt.Sprint(s.Folded[0]) != fmt.Sprint(want) {
 		t.Errorf("Folded = %+v, want %+v", s.Folded, want)
 	}

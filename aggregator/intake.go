@@ -12,6 +12,7 @@ import (
 type Intake struct {
 	home     *Aggregator
 	spelling Spelling
+	from     string // see From
 
 	mu         sync.Mutex // guards the fields below; taken once per Add
 	options    *Options
@@ -122,6 +123,10 @@ func (in *Intake) forget() {
 	in.hot, in.cold, in.fresh = make(map[uint64]known), nil, make(map[target]*link)
 	in.aged = 0
 }
+
+// From says who sends what is added from now on: text for Folded.Sender. It is
+// called by whom Add is called by.
+func (in *Intake) From(sender string) { in.from = sender }
 
 // Add takes a batch of samples that arrived at now, in nanoseconds since 1970.
 // It answers how many of them it marked, by setting Refused or the flag TagCut.
@@ -238,7 +243,7 @@ func (in *Intake) resolve(s *Sample) *link {
 		in.remember(l)
 		return l
 	}
-	e, own := in.home.registry.resolve(&in.key, in.window)
+	e, own := in.home.registry.resolve(&in.key, in.window, in.from)
 	to := target{entry: e, cut: in.key.Cut, folded: !own}
 	l := in.fresh[to]
 	if l == nil {

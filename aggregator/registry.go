@@ -85,16 +85,16 @@ func (r *registry) configure(o Options) {
 
 // resolve returns the entry of the series in k, or the one it is folded into
 // because a limit is reached; own tells which. The entry counts as used in
-// window, the number of the caller's.
-func (r *registry) resolve(k *Key, window uint64) (e *entry, own bool) {
+// window, the number of the caller's. sender is told of if a metric explodes with it.
+func (r *registry) resolve(k *Key, window uint64, sender string) (e *entry, own bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e, own = r.find(k)
+	e, own = r.find(k, sender)
 	e.use(window) // it is in the registry, and sweep locked out
 	return e, own
 }
 
-func (r *registry) find(k *Key) (e *entry, own bool) {
+func (r *registry) find(k *Key, sender string) (e *entry, own bool) {
 	if e := r.lookup(k); e != nil {
 		return e, true
 	}
@@ -104,13 +104,13 @@ func (r *registry) find(k *Key) (e *entry, own bool) {
 	}
 	switch {
 	case r.perMetric > 0 && members >= r.perMetric:
-		return r.fold(k), false
+		return r.fold(k, sender), false
 	case r.series.len-r.extra < r.limit && r.bytes+len(r.buf) <= r.limit*bytesPerSeries:
 		return r.add(k), true
 	case members < r.limit/smallMetric && r.extra < r.maxExtra()/2 && len(r.buf) <= bytesPerSeries:
 		return r.addExtra(k), true
 	}
-	return r.fold(k), false
+	return r.fold(k, sender), false
 }
 
 // lookup returns the entry of the series in k; r.buf is its key afterwards.

@@ -57,6 +57,8 @@ func (c *collector) Add(now int64, batch []aggregator.Sample) (marked int) {
 	return marked
 }
 
+func (c *collector) From(string) {}
+
 func (c *collector) AddEvent(now int64, e *aggregator.Event) aggregator.Reason {
 	if len(e.Name) == 0 || math.IsNaN(e.Value-e.Value) || len(e.Properties) > 0 && (!json.Valid(e.Properties) || !utf8.Valid(e.Properties) ||
 		e.Properties[0] != '{' || regexp.MustCompile(`(^|[^\\])(\\\\)*\\u0000`).Match(e.Properties)) {

@@ -23,6 +23,9 @@ type Sink interface {
 	// AddEvent takes an event that arrived at now, or answers why not. The event
 	// and all it points to are lent until AddEvent returns.
 	AddEvent(now int64, e *aggregator.Event) aggregator.Reason
+
+	// From says who sends what is added from now on, for people to read.
+	From(sender string)
 }
 
 var _ Sink = (*aggregator.Intake)(nil)

@@ -197,7 +197,9 @@ func (p *Packet) Serve(ctx context.Context, open Sinks) error {
 			return fmt.Errorf("read %s: %w", p.name, err)
 		}
 		defer in.close()
-		readers[i] = reader{packet: p, in: in, feed: feed{parser: NewParser(&p.options.Naming), sink: open(&p.options.Naming)}}
+		sink := open(&p.options.Naming)
+		sink.From(p.name)
+		readers[i] = reader{packet: p, in: in, feed: feed{parser: NewParser(&p.options.Naming), sink: sink}}
 	}
 	errs := make([]error, len(readers))
 	var running sync.WaitGroup
@@ -260,23 +262,29 @@ func (r *reader) takeAll(n int) (now int64) {
 			tap(r.packet.name, now, packet)
 		}
 		before, sender := r.tally.samples, r.in.credentials(i)
-		r.parser.From(sender.pid, now)
+		r.from(now, sender)
 		r.take(now, packet, truncated)
-		r.from(now, sender, r.tally.samples-before)
+		r.heard++
+		r.samples += r.tally.samples - before
 	}
 	r.flush(now)
 	r.packet.counters.add(&r.tally, &r.parser.Refused)
 	return now
 }
 
-// from notes who has sent a packet of so many samples.
-func (r *reader) from(now int64, c credentials, samples uint64) {
-	if c != r.credentials {
-		r.flush(now)
-		r.sender, r.credentials = r.packet.senders.of(c), c
+// from notes who has sent the next packet.
+func (r *reader) from(now int64, c credentials) {
+	r.parser.From(c.pid, now)
+	if c == r.credentials {
+		return
 	}
-	r.heard++
-	r.samples += samples
+	r.flush(now)
+	r.sender, r.credentials = r.packet.senders.of(r.packet.name, c), c
+	text := r.packet.name
+	if r.sender != nil {
+		text = r.sender.text
+	}
+	r.sink.From(text)
 }
 
 // flush counts what the last sender has sent. Should it have been put among the

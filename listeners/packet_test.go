@@ -520,4 +520,6 @@ type deaf struct{}
 
 func (deaf) Add(int64, []aggregator.Sample) int { return 0 }
 
+func (deaf) From(string) {}
+
 func (deaf) AddEvent(int64, *aggregator.Event) aggregator.Reason { return aggregator.Taken }

@@ -2,6 +2,7 @@ package listeners
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -30,6 +31,7 @@ type credentials struct {
 type sender struct {
 	credentials
 	command          string
+	text             string // for people to read: the socket, the program and its process
 	packets, samples uint64
 	last             int64 // when it was heard of, nanoseconds since 1970
 	gone             bool  // counted among the others
@@ -42,8 +44,9 @@ type senders struct {
 	others sender
 }
 
-// of returns the sender with those credentials, nil if they are nobody's.
-func (s *senders) of(c credentials) *sender {
+// of returns the sender with those credentials, nil if they are nobody's. socket is
+// the name of where it sends to.
+func (s *senders) of(socket string, c credentials) *sender {
 	if c.pid == 0 {
 		return nil
 	}
@@ -59,6 +62,7 @@ func (s *senders) of(c credentials) *sender {
 		s.dropLocked()
 	}
 	one := &sender{credentials: c, command: commandOf(c.pid), last: time.Now().UnixNano()}
+	one.text = fmt.Sprintf("%s %s[%d]", socket, cmp.Or(one.command, "?"), c.pid)
 	s.all[c] = one
 	return one
 }

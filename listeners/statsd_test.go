@@ -23,6 +23,8 @@ type recorder struct {
 	events   []string
 }
 
+func (r *recorder) From(string) {}
+
 func (r *recorder) AddEvent(_ int64, e *aggregator.Event) aggregator.Reason {
 	r.events = append(r.events, showEvent(e))
 	return aggregator.Taken

@@ -154,7 +154,7 @@ func (s *Stream) stop() {
 
 // add counts a connection in, and another out if they are too many.
 func (s *Stream) add(conn *net.UnixConn) *stream {
-	c := &stream{of: s, conn: conn, sender: s.senders.of(credentialsOf(conn))}
+	c := &stream{of: s, conn: conn, sender: s.senders.of(s.name, credentialsOf(conn))}
 	c.active.Store(time.Now().UnixNano())
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -270,6 +270,14 @@ func (c *stream) uid() uint32 {
 	return c.sender.uid
 }
 
+// name says who the client is, for people to read.
+func (c *stream) name() string {
+	if c.sender == nil {
+		return c.of.name
+	}
+	return c.sender.text
+}
+
 // pid is the client's process, 0 if it is not known.
 func (c *stream) pid() int32 {
 	if c.sender == nil {
@@ -323,6 +331,7 @@ func (c *stream) take(end bool) (good bool) {
 	defer func() { c.of.feeds <- f }()
 	now := time.Now().UnixNano()
 	f.parser.From(c.pid(), now)
+	f.sink.From(c.name())
 	good = true
 	var rest []byte
 	if c.text {

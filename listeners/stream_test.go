@@ -348,13 +348,13 @@ func TestStreamSenders(t *testing.T) {
 // More programs than are counted apart: the sums stay right.
 func TestSendersAreBounded(t *testing.T) {
 	var s senders
-	first := s.of(credentials{pid: 1 << 30, uid: 7})
+	first := s.of("unix:here", credentials{pid: 1 << 30, uid: 7})
 	s.count(first, time.Now().UnixNano(), 1, 10)
 	for i := range int32(MaxSenders + 10) {
-		s.count(s.of(credentials{pid: 1<<30 + 1 + i, uid: 7}), time.Now().UnixNano(), 1, 2)
+		s.count(s.of("unix:here", credentials{pid: 1<<30 + 1 + i, uid: 7}), time.Now().UnixNano(), 1, 2)
 	}
 	s.count(first, 0, 1, 5) // long gone
-	if s.of(credentials{}) != nil {
+	if s.of("unix:here", credentials{}) != nil {
 		t.Error("nobody is somebody")
 	}
 	list := s.list()
