@@ -7,6 +7,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"log/slog"
 	"maps"
 	"net/http"
 	"os"
@@ -418,5 +419,26 @@ func TestKeyIsNowhere(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// TestServerLimits holds what docs/protocols.md says of connections against the server.
+func TestServerLimits(t *testing.T) {
+	page, err := os.ReadFile("../docs/protocols.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(string(page)), " ")
+	s := (&agent{log: slog.New(slog.DiscardHandler), conns: listeners.NewConnLimit(1, 1)}).server()
+	for _, want := range []string{
+		fmt.Sprintf("A header has %.0f s, a whole request %.0f s, an idle connection stays %.0f s.", s.ReadHeaderTimeout.Seconds(), s.ReadTimeout.Seconds(), s.IdleTimeout.Seconds()),
+		fmt.Sprintf("Over all HTTP sockets %d, of which %d from one address", listeners.MaxConns, listeners.MaxConnsOfPeer),
+		fmt.Sprintf("A body has at most %d MiB", listeners.MaxBody>>20),
+		fmt.Sprintf("A length above %d,%03d ends the connection", listeners.MaxPacket/1000, listeners.MaxPacket%1000),
+		fmt.Sprintf("At most %d,%03d connections of a socket are open at once.", listeners.MaxStreams/1000, listeners.MaxStreams%1000),
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("docs/protocols.md does not say %q", want)
+		}
 	}
 }
