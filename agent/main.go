@@ -89,6 +89,11 @@ With FLUX_API_KEY in the environment it delivers to Flux.`,
 	return root
 }
 
+// completes tells the shell which words a flag takes; cobra's own fallback are files.
+func completes(c *cobra.Command, flag string, words ...string) {
+	c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)) // fails for an unknown flag, which a test would see
+}
+
 // noArgs refuses arguments; on the root command one is a command mistyped.
 func noArgs(c *cobra.Command, args []string) error {
 	switch {

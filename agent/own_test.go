@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -186,5 +189,36 @@ func TestOwnRoom(t *testing.T) {
 		if got := ownRoom(c.of); got != c.want {
 			t.Errorf("ownRoom(%v) = %d, want %d", c.of, got, c.want)
 		}
+	}
+}
+
+// TestOwnPage: docs/operations.md lists each of them and no other, with its kind.
+func TestOwnPage(t *testing.T) {
+	page, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("own.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := map[string]string{}
+	for _, m := range regexp.MustCompile(`(?m)^\t+(gauge|counter)\("([a-z_.]+)"`).FindAllStringSubmatch(string(source), -1) {
+		name := m[2]
+		if !strings.HasPrefix(name, "sluice.") {
+			name = "sluice.upstream." + name
+		}
+		sent[name] = m[1]
+	}
+	_, section, _ := strings.Cut(string(page), "## Own metrics upstream")
+	section, _, _ = strings.Cut(section, "\n## ")
+	listed := map[string]string{}
+	for _, row := range regexp.MustCompile(`(?m)^\| (.*) \| (gauge|counter) \|`).FindAllStringSubmatch(section, -1) {
+		for _, m := range regexp.MustCompile("`(sluice[a-z_.]+)").FindAllStringSubmatch(row[1], -1) {
+			listed[m[1]] = row[2]
+		}
+	}
+	if len(sent) < 15 || !maps.Equal(sent, listed) {
+		t.Errorf("docs/operations.md lists %v, and what is sent is %v", listed, sent)
 	}
 }

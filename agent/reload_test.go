@@ -5,7 +5,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -373,4 +375,26 @@ func (d *daemon) goroutines() (n int) {
 	d.t.Helper()
 	fmt.Sscanf(d.metric("sluice_goroutines"), "sluice_goroutines %d", &n)
 	return n
+}
+
+// TestReloadPolled: where the system has no watch to give, a changed file is found all
+// the same, within lookAgain. SLUICE_LONG=1 runs it.
+func TestReloadPolled(t *testing.T) {
+	if os.Getenv("SLUICE_LONG") == "" {
+		t.Skip("takes half a minute; SLUICE_LONG=1 runs it")
+	}
+	t.Parallel() // it mostly waits
+	strace, err := exec.LookPath("strace")
+	if err != nil || runtime.GOOS != "linux" {
+		t.Skip("needs strace")
+	}
+	s := setup{Dir: t.TempDir()}
+	s.Under = []string{strace, "-D", "-f", "--seccomp-bpf", "-o", filepath.Join(s.Dir, "trace"), "-e", "trace=inotify_init1", "-e", "inject=inotify_init1:error=EMFILE"}
+	d := start(t, s)
+	d.until("it says that there is no watch", func() bool { return d.log.count("are not watched for, only looked for from time to time") == 1 })
+	rewrite(t, d.file, strings.Replace(s.yaml(), "interval: 1s", "interval: 1s, max_series: 78", 1))
+	d.until("the change is in effect", func() bool { return d.log.count("the configuration has changed and is in effect") == 1 })
+	if got := d.metric("sluice_series_limit"); !strings.Contains(got, " 78") {
+		t.Errorf("sluice_series_limit: %q, want 78", got)
+	}
 }

@@ -50,11 +50,20 @@ configuration, or --addr: HOST:PORT for UDP, or the path of a Unix socket.`,
 			return err
 		},
 	}
+	c.ValidArgsFunction = func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return lineKinds, cobra.ShellCompDirectiveNoFileComp
+	}
 	configFlag(c, &file)
 	c.Flags().StringVar(&addr, "addr", "", "`ADDRESS` to send to (default from the configuration)")
 	c.Flags().StringArrayVarP(&tags, "tag", "t", nil, "tag, as `KEY:VALUE`; may be repeated")
 	return c
 }
+
+// lineKinds are the kinds that a line can have.
+var lineKinds = []string{"counter", "gauge", "distribution", "set"}
 
 var lineTypes = map[string]string{"counter": "c", "gauge": "g", "distribution": "d", "set": "s"}
 

@@ -91,3 +91,18 @@ func TestStatusCommand(t *testing.T) {
 		t.Errorf("sluice status --json: exit %d\n%s", exit, stdout)
 	}
 }
+
+// TestStatusWatch: it draws again and again, and goes on while the agent is away.
+func TestStatusWatch(t *testing.T) {
+	t.Parallel() // it mostly waits
+	d := start(t, setup{})
+	output, _ := background(t, "status", "--watch", "--addr", strings.TrimPrefix(d.http, "http://"))
+	d.until("two screens are there", func() bool { return strings.Count(output(), "the books balance") >= 2 })
+	d.terminate()
+	d.expected = true
+	for end := time.Now().Add(patience); strings.Count(output(), "is sluice running?") < 2; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it does not say twice that the agent is away:\n%s", output())
+		}
+	}
+}

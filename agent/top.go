@@ -71,6 +71,7 @@ or with --once, it looks once. Keys:
 	}
 	addAPIFlags(c, &f)
 	c.Flags().StringVar(&by, "by", topOrders[0], "sort by `ORDER`: "+strings.Join(topOrders, ", "))
+	completes(c, "by", topOrders...)
 	c.Flags().IntVarP(&lines, "lines", "n", 20, "show `N` metrics where no keys are read")
 	c.Flags().BoolVar(&once, "once", false, "look once")
 	return c
