@@ -81,6 +81,7 @@ func (a *agent) commit(c *change) {
 	cfg := c.config
 	a.level.UnmarshalText([]byte(cfg.Log.Level)) // one of four words: configs has checked
 	a.guard(cfg.Listen)
+	a.tellInherited(cfg.Listen)
 	a.aggregator.Configure(aggregatorOptions(cfg.Aggregate))
 	limitMemory(cfg.Aggregate.MaxSeries, cgroups, ownGroup)
 	known := a.origins.Configure(originOptions(cfg.Origin))

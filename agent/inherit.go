@@ -40,7 +40,9 @@ func describe(f *os.File) (endpoint, error) {
 	if conn, err := net.FilePacketConn(f); err == nil {
 		defer conn.Close()
 		kind := conn.LocalAddr().Network() // udp, unixgram
-		return endpoint{kind: kind, addr: conn.LocalAddr().String(), inherited: true}, nil
+		if kind != "unix" {                // a stream passes for a connection of packets
+			return endpoint{kind: kind, addr: conn.LocalAddr().String(), inherited: true}, nil
+		}
 	}
 	l, err := net.FileListener(f)
 	if err != nil {
@@ -69,7 +71,7 @@ func (a *agent) wanted(l configs.Listen) []endpoint {
 }
 
 // tellInherited names the sockets that are served though no configuration asks
-// for them.
+// for them. What a stream carries that nobody has named is taken for HTTP.
 func (a *agent) tellInherited(l configs.Listen) {
 	for _, in := range a.inherited {
 		if !slices.ContainsFunc(endpoints(l), in.is) {

@@ -145,7 +145,6 @@ func newAgent(file string, cfg configs.Config, logTo io.Writer) (*agent, error) 
 	if a.inherited, err = inheritSockets(); err != nil {
 		return nil, err
 	}
-	a.tellInherited(cfg.Listen)
 	a.first, err = a.prepare(cfg)
 	return a, err
 }

@@ -3,10 +3,14 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,7 +21,7 @@ import (
 )
 
 // opened opens the sockets that systemd would open, and gives their files.
-func opened(t *testing.T, dir string) (udp, unix net.PacketConn, web net.Listener, files []*os.File) {
+func opened(t *testing.T, dir string) (udp, unix net.PacketConn, web, stream, local net.Listener, files []*os.File) {
 	t.Helper()
 	file := func(s interface{ File() (*os.File, error) }) {
 		f, err := s.File()
@@ -37,34 +41,47 @@ func opened(t *testing.T, dir string) (udp, unix net.PacketConn, web net.Listene
 	if web, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { udp.Close(); unix.Close(); web.Close() })
+	if stream, err = net.Listen("unix", filepath.Join(dir, "stream.sock")); err != nil {
+		t.Fatal(err)
+	}
+	if local, err = net.Listen("unix", filepath.Join(dir, "http.sock")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { udp.Close(); unix.Close(); web.Close(); stream.Close(); local.Close() })
 	udp.(*net.UDPConn).SetReadBuffer(8 << 20)
 	file(udp.(*net.UDPConn))
 	file(unix.(*net.UnixConn))
 	file(web.(*net.TCPListener))
-	return udp, unix, web, files
+	file(stream.(*net.UnixListener))
+	file(local.(*net.UnixListener))
+	return udp, unix, web, stream, local, files
 }
 
 // TestRestartsLoseNothing restarts the agent under load on sockets that somebody
-// else keeps open: what is sent while no agent runs waits in them. One of them is
-// not in the configuration and served all the same.
+// else keeps open: what is sent while no agent runs waits in them. Two of them are
+// not in the configuration and served all the same, and so is one that a reload
+// takes out.
 func TestRestartsLoseNothing(t *testing.T) {
 	flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499}))
 	s := setup{Dir: t.TempDir(), Flux: flux.URL}
-	udp, unix, web, files := opened(t, s.Dir)
+	udp, unix, web, stream, local, files := opened(t, s.Dir)
 	s.Inherit = files
-	s.Listen = fmt.Sprintf("  udp: [%q]\n  unixgram: []\n  http: %q\n", udp.LocalAddr(), web.Addr())
+	s.Listen = fmt.Sprintf("  udp: [%q]\n  unixgram: []\n  unix: [%q]\n  http: %q\n", udp.LocalAddr(), stream.Addr(), web.Addr())
 
 	stop := make(chan struct{})
 	var sending sync.WaitGroup
-	transports := []string{"udp", "unixgram"}
+	transports := []string{"udp", "unixgram", "unix"}
 	sent := make([]float64, len(transports))
-	for i, addr := range []net.Addr{udp.LocalAddr(), unix.LocalAddr()} {
+	for i, addr := range []net.Addr{udp.LocalAddr(), unix.LocalAddr(), stream.Addr()} {
 		conn, err := net.Dial(transports[i], addr.String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
+		packet := "handed." + transports[i] + ":1|c"
+		if transports[i] == "unix" {
+			packet = framed(packet)
+		}
 		sending.Go(func() {
 			for ; ; time.Sleep(2 * time.Millisecond) {
 				select {
@@ -74,7 +91,14 @@ func TestRestartsLoseNothing(t *testing.T) {
 				}
 				// A full queue makes a sender wait, real clients too.
 				conn.SetWriteDeadline(time.Now().Add(patience))
-				if _, err := fmt.Fprintf(conn, "handed.%s:1|c", transports[i]); err != nil {
+				_, err := conn.Write([]byte(packet))
+				if transports[i] == "unix" && errors.Is(err, syscall.EPIPE) { // an agent ends, and has not taken it
+					if conn, err = net.Dial("unix", addr.String()); err == nil {
+						t.Cleanup(func() { conn.Close() })
+						continue
+					}
+				}
+				if err != nil {
 					t.Errorf("send over %s: %v", transports[i], err)
 					return
 				}
@@ -89,8 +113,13 @@ func TestRestartsLoseNothing(t *testing.T) {
 		d.terminate()
 	}
 	d = start(t, s)
-	if told, ok := d.log.find("not in the configuration"); !ok || told.text("address") != unix.LocalAddr().String() {
-		t.Errorf("the log tells of a socket beside the configuration: %v, %v", told, ok)
+	besides := func(kind, addr string) bool {
+		return slices.ContainsFunc(d.log.lines(), func(l line) bool {
+			return strings.Contains(l.text("msg"), "not in the configuration") && l.text("kind") == kind && l.text("address") == addr
+		})
+	}
+	if !besides("unixgram", unix.LocalAddr().String()) || !besides("http", "unix:"+local.Addr().String()) {
+		t.Errorf("the log does not tell of both sockets beside the configuration:\n%s", d.log.tail(20))
 	}
 	close(stop)
 	sending.Wait()
@@ -110,6 +139,25 @@ func TestRestartsLoseNothing(t *testing.T) {
 		t.Errorf("the socket's file: %v", err)
 	}
 	t.Logf("%d samples sent over 4 restarts", total)
+
+	overHTTP := func(path string) bool {
+		client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true,
+			DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}}
+		answer, err := client.Get("http://localhost/healthz")
+		if err == nil {
+			answer.Body.Close()
+		}
+		return err == nil && answer.StatusCode == 200
+	}
+	if !overHTTP(local.Addr().String()) {
+		t.Error("the local HTTP socket does not speak HTTP")
+	}
+	s.Listen = strings.Replace(s.Listen, fmt.Sprintf("%q", stream.Addr()), "", 1)
+	rewrite(t, filepath.Join(s.Dir, "sluice.yaml"), s.yaml())
+	d.until("the log tells what the stream socket is now", func() bool {
+		return besides("http", "unix:"+stream.Addr().String())
+	})
+	d.until("it is", func() bool { return overHTTP(stream.Addr().String()) })
 }
 
 // TestNotify listens in systemd's place to what the agent says of itself.
