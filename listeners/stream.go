@@ -148,7 +148,7 @@ func (s *Stream) stop() {
 	defer s.mu.Unlock()
 	s.stopping.Store(true)
 	for c := range s.conns {
-		stopStream(c.conn)
+		c.end()
 	}
 }
 
@@ -163,12 +163,12 @@ func (s *Stream) add(conn *net.UnixConn) *stream {
 	}
 	s.conns[c] = struct{}{}
 	if s.stopping.Load() {
-		stopStream(conn)
+		c.end()
 	}
 	return c
 }
 
-// evictLocked closes the connection that has been silent for longest, of the user
+// evictLocked ends the connection that has been silent for longest, of the user
 // with the most of them.
 func (s *Stream) evictLocked() {
 	of := map[uint32]int{}
@@ -187,7 +187,7 @@ func (s *Stream) evictLocked() {
 		}
 	}
 	delete(s.conns, silent)
-	silent.conn.Close()
+	silent.end() // what it has sent is still read
 	s.evicted++
 }
 
@@ -231,6 +231,7 @@ type stream struct {
 	conn   *net.UnixConn
 	sender *sender      // nil if it is not known
 	active atomic.Int64 // when it was last heard of, nanoseconds since 1970
+	ending atomic.Bool  // nothing more may be sent
 
 	// Owned by run.
 	buf   []byte // read and not yet taken
@@ -260,6 +261,12 @@ func (c *stream) run() {
 		}
 		c.limitFrame()
 	}
+}
+
+// end ends what the client may send. What it has sent by then, run takes.
+func (c *stream) end() {
+	c.ending.Store(true)
+	stopStream(c.conn)
 }
 
 // uid is the client's user; all are one where they are not known.
@@ -301,7 +308,7 @@ func (c *stream) makeRoom() {
 // limitFrame sets a deadline when a frame begins, and takes it away when none is
 // under way.
 func (c *stream) limitFrame() {
-	if deadline, change := c.deadline(time.Now()); change && !c.of.stopping.Load() {
+	if deadline, change := c.deadline(time.Now()); change && !c.ending.Load() {
 		c.conn.SetReadDeadline(deadline)
 	}
 }

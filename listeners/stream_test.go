@@ -208,6 +208,34 @@ func TestStreamEvictsTheSilent(t *testing.T) {
 	talk(12)
 }
 
+// What a connection had sent that has to go is taken all the same.
+func TestStreamEvictionTakesWhatWasSent(t *testing.T) {
+	s, err := ListenUnixStream(filepath.Join(t.TempDir(), "s"), 0o600, "", PacketOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	s.feeds <- &feed{parser: NewParser(&normal), sink: deaf{}}
+	client := dial(t, "unix", s.Addr())
+	send(t, client, frame("a:1|c")+frame("b:1|c"))
+	conn, err := s.listener.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.add(conn)
+	s.mu.Lock()
+	s.evictLocked()
+	s.mu.Unlock()
+	if _, err := client.Write([]byte(frame("c:1|c"))); err == nil && runtime.GOOS == "linux" {
+		t.Error("a frame was sent after the end")
+	}
+	c.run() // as it may come to run only now
+	s.remove(c)
+	if stats := s.Stats(); stats.Packets < 2 || stats.Evicted != 1 || stats.Connections != 0 {
+		t.Errorf("%d frames, %d evicted, %d connections; want 2, 1, 0", stats.Packets, stats.Evicted, stats.Connections)
+	}
+}
+
 // What clients had sent when the stop begins is taken, whether their connection had
 // been accepted or not; afterwards a send fails. Nothing that was sent without an
 // error is lost on Linux, where the kernel tells.
