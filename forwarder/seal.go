@@ -56,8 +56,7 @@ type round struct {
 	windows   spool.Range   // those rendered
 	changed   bool
 	plan      Plan // the last one
-	now       time.Time
-	doubt     int // see Forwarder.doubt
+	doubt     int  // see Forwarder.doubt
 
 	allowed float64 // events that may go out, see overBudget
 
@@ -93,7 +92,6 @@ func (r *round) need(now time.Time) Need {
 }
 
 func (r *round) render(now time.Time) error {
-	r.now = now
 	for range roundGroups {
 		r.plan = plan(r.need(now), now)
 		if !r.plan.OK {
@@ -155,7 +153,7 @@ func (r *round) buckets(entries []spool.Entry) []Bucket {
 		widths[start.UnixNano()] = width
 		both := byStart[start.UnixNano()]
 		i := 0
-		if late(e) && sent[e.Start.Truncate(minute).Unix()] || r.past(&e) {
+		if late(e) && sent[e.Start.Truncate(minute).Unix()] {
 			i = 1
 		}
 		both[i] = append(both[i], e)
@@ -165,7 +163,7 @@ func (r *round) buckets(entries []spool.Entry) []Bucket {
 	for _, start := range slices.Sorted(maps.Keys(byStart)) {
 		b := Bucket{Rung: rung, LargeSet: uint64(r.forwarder.largeSet()), start: time.Unix(0, start), turn: turnOf(time.Unix(0, start), widths[start])}
 		for i, entries := range byStart[start] {
-			b.Deltas = i == 1
+			b.Deltas = i == 1 || len(entries) > 0 && r.past(&entries[0])
 			for len(entries) > 0 {
 				n, size := 1, int64(entries[0].Bytes)
 				for n < len(entries) && size+int64(entries[n].Bytes) <= pieceBytes {
@@ -181,10 +179,12 @@ func (r *round) buckets(entries []spool.Entry) []Bucket {
 	return list
 }
 
-// past tells whether a window is one of a backlog whose gauges would stand where
-// those of now do.
+// past tells whether newer windows than this one have been sealed for an upstream
+// that takes all gauges for those of now. While a group is partly sealed the answer
+// for its windows stays the same, for no other group is sealed then.
 func (r *round) past(e *spool.Entry) bool {
-	return r.forwarder.upstream.Form().Now && e.Start.Before(r.now.Truncate(minute).Add(-liveMinutes*minute))
+	n := len(r.pending)
+	return n > 0 && e.Seqs.From < r.pending[n-1].From && r.forwarder.upstream.Form().Now
 }
 
 // dated gives a bucket the time of its items. Late windows do not count where

@@ -581,3 +581,38 @@ func TestUpstreamsSealOnce(t *testing.T) {
 		}
 	})
 }
+
+// More series than the budget has items a minute, for a while: buckets are wide, and
+// each takes several turns. That takes no value from a counter and no gauge away,
+// though an open Pulse shows late windows at the time of their arrival.
+func TestPulseOverBudget(t *testing.T) {
+	for name, dialect := range map[string]fluxtest.Dialect{"hosted": fluxtest.PulseHosted, "open": fluxtest.PulseOpen} {
+		t.Run(name, func(t *testing.T) {
+			const series, windows = 300, 45
+			o := optionsOf(Pulse)
+			o.ItemsPerRequest = 22
+			simulate(t, o, fluxtest.Options{Dialect: dialect, MaxItems: 999}, func(t *testing.T, r *rig) {
+				for window := range windows {
+					for i := range series {
+						r.count(time.Now(), fmt.Sprintf("c.%03d", i), "", 1)
+						r.gauge(time.Now(), fmt.Sprintf("g.%03d", i), "", float64(window))
+					}
+					r.next()
+				}
+				r.run(2 * time.Hour)
+				for i := range series {
+					if got := r.counted(fmt.Sprintf("c.%03d", i)); got != windows {
+						t.Errorf("c.%03d is %v upstream, want %d", i, got, windows)
+					}
+					if last, _ := r.flux.GaugeLast(fmt.Sprintf("g.%03d", i)); last.Value != windows-1 {
+						t.Errorf("the last g.%03d upstream is %v, want %d", i, last.Value, windows-1)
+					}
+				}
+				l := r.settled()
+				if got, want := l.Delivered[aggregator.Counter].Samples, l.Windowed[aggregator.Counter].Samples; got != want {
+					t.Errorf("%d samples of counters delivered, want %d: dropped %+v", got, want, l.Dropped)
+				}
+			})
+		})
+	}
+}
