@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"sluice/aggregator"
 )
 
 // background runs a command of the binary until the test ends it or it ends.
@@ -141,6 +143,39 @@ func TestTailTooMuch(t *testing.T) {
 		}
 		return shown > 0 && skipped > 0 && shown+skipped+missed*each == packets*each
 	})
+}
+
+// TestTailBounds: what comes over HTTP counts towards the bytes that may wait for a
+// watcher, and makes room when it is received; of an event's properties only the
+// beginning waits.
+func TestTailBounds(t *testing.T) {
+	var all tails
+	w := all.watch()
+	long := strings.Repeat("é", 2<<20)
+	const each = 64 << 10
+	for name, item := range map[string]tailLine{
+		"name": {Name: long[:each]}, "value": {Value: long[:each]}, "tags": {Tags: map[string]string{"k": long[:each]}},
+	} {
+		for range tailQueue {
+			all.showItem(0, &item, aggregator.Taken)
+		}
+		if n := len(w.seen); n > tailBytes/each+1 || w.missed.Swap(0) != uint64(tailQueue-n) {
+			t.Errorf("%d items of %d bytes (%s) wait, want no more than %d bytes", n, each, name, tailBytes)
+		}
+		for len(w.seen) > 0 {
+			w.took(<-w.seen)
+		}
+		if left := w.bytes.Load(); left != 0 {
+			t.Errorf("nothing waits and %d bytes do", left)
+		}
+	}
+	for _, properties := range []string{`{"a":"` + long + `"}`, `{"ab":"` + long + `"}`} {
+		l := tailLineOfEvent(&aggregator.Event{Name: []byte("e"), Properties: []byte(properties)})
+		text, marked := strings.CutSuffix(l.Value, "…")
+		if !marked || !strings.HasPrefix(properties, text) || len(text) < tailValue-1 || len(text) > tailValue {
+			t.Errorf("of %d bytes of properties %d are shown, %v, want the first %d", len(properties), len(text), marked, tailValue)
+		}
+	}
 }
 
 // TestCaptureReplay: what was captured comes again, to the byte, in the time that was

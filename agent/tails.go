@@ -25,7 +25,9 @@ const (
 	maxTails   = 8
 	tailQueue  = 4096
 	tailBytes  = 8 << 20
-	tailRate   = 100 // lines a second, if not asked for otherwise
+	tailTag    = 64   // what a tag takes beside its text, about
+	tailValue  = 1024 // shown of what an event has
+	tailRate   = 100  // lines a second, if not asked for otherwise
 	tailsFlush = 100 * time.Millisecond
 )
 
@@ -53,6 +55,18 @@ type arrival struct {
 	at       int64
 	packet   []byte
 	item     *tailLine
+}
+
+// size is about how many bytes it takes while it waits.
+func (a *arrival) size() int64 {
+	n := len(a.packet)
+	if a.item != nil {
+		n += len(a.item.Name) + len(a.item.Value)
+		for k, v := range a.item.Tags {
+			n += len(k) + len(v) + tailTag
+		}
+	}
+	return int64(n)
 }
 
 // A tailLine is a line as a watcher is shown it.
@@ -110,11 +124,14 @@ func (w *tail) offer(a arrival) {
 	}
 	select {
 	case w.seen <- a:
-		w.bytes.Add(int64(len(a.packet)))
+		w.bytes.Add(a.size())
 	default:
 		w.missed.Add(1)
 	}
 }
+
+// took makes room again for what was received.
+func (w *tail) took(a arrival) { w.bytes.Add(-a.size()) }
 
 // stop ends all watching, for good.
 func (t *tails) stop() {
@@ -192,9 +209,12 @@ func tailLineOf(spelling aggregator.Spelling, batch []aggregator.Sample) *tailLi
 const eventKind = "event"
 
 // tailLineOfEvent says what an event or a service check is; rules are about
-// metrics alone.
+// metrics alone. Of long properties there is the beginning.
 func tailLineOfEvent(e *aggregator.Event) *tailLine {
-	l := &tailLine{Kind: eventKind, Name: string(e.Name), Value: string(e.Properties)}
+	l := &tailLine{Kind: eventKind, Name: string(e.Name), Value: string(e.Properties[:min(len(e.Properties), tailValue)])}
+	if len(e.Properties) > tailValue {
+		l.Value = strings.ToValidUTF8(l.Value, "") + "…"
+	}
 	if e.HasValue {
 		l.Value = strings.TrimSpace(strconv.FormatFloat(e.Value, 'g', -1, 64) + " " + l.Value)
 	}
@@ -317,7 +337,7 @@ func (a *agent) serveTail(w http.ResponseWriter, r *http.Request) {
 			}
 			lines, skipped = 0, 0
 		case from := <-t.seen:
-			t.bytes.Add(-int64(len(from.packet)))
+			t.took(from)
 			if raw {
 				if from.item == nil {
 					out.event("packet", capture(from))
