@@ -9,6 +9,7 @@ import (
 // TestCompletion asks as the shells' scripts ask, and has each shell that is there read
 // its script.
 func TestCompletion(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for line, want := range map[string]string{
 		"st": "status", "to": "top", "spool ve": "verify", "top --by ": "items samples series growth", "tail --kind ": "counter gauge distribution set", "tail --transport ": "udp unixgram unix http", // the shells choose
 		"send ": "counter gauge distribution set", "send counter ": "", "status --w": "--watch", "run --config ": "", "doctor --q": "--quick",

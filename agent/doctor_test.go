@@ -250,6 +250,7 @@ func TestDoctorFinds(t *testing.T) {
 // TestDoctorSiblings: a Pulse and a DataCat that take the key are found to, which costs
 // no batch request.
 func TestDoctorSiblings(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for typ, o := range map[string]fluxtest.Options{"pulse": {Dialect: fluxtest.PulseHosted}, "datacat": {Dialect: fluxtest.DataCat}} {
 		o.MaxItems = 499
 		server := fluxtest.New(t, unlimited(o))
@@ -267,6 +268,7 @@ func TestDoctorSiblings(t *testing.T) {
 
 // TestDoctorSlowDisk delays each sync of the doctor's by the kernel's hand.
 func TestDoctorSlowDisk(t *testing.T) {
+	t.Parallel() // it mostly waits
 	strace, err := exec.LookPath("strace")
 	if err != nil || runtime.GOOS != "linux" {
 		t.Skip("needs strace")

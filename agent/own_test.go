@@ -20,6 +20,7 @@ import (
 // TestOwnMetrics: turned on, an agent's own figures reach the upstream, with its tag and
 // those of the configuration, past rules, and the books balance; turned off, nothing does.
 func TestOwnMetrics(t *testing.T) {
+	t.Parallel() // it mostly waits
 	flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499}))
 	d := start(t, setup{Flux: flux.URL, Limits: `own_metrics: true, tags: {env: own}, rules: [{match: "*", drop_tags: ["agent", "upstream"], name: "renamed"}]`})
 	d.until("the own metrics have arrived", func() bool { return len(flux.RowsOf("sluice.upstream.ok")) > 0 })

@@ -147,6 +147,7 @@ func (x *terminal) wait() int {
 // values, another size of the terminal; and whichever way it ends, the terminal is as
 // it was.
 func TestTopTerminal(t *testing.T) {
+	t.Parallel() // it mostly waits
 	d := start(t, setup{})
 	var b strings.Builder
 	for i := range 12 {
@@ -254,6 +255,7 @@ func TestTopSuspended(t *testing.T) {
 // TestTopDumb: a terminal that cannot move its cursor gets plain tables, and one
 // without keys is drawn on all the same.
 func TestTopDumb(t *testing.T) {
+	t.Parallel() // it mostly waits
 	d := start(t, setup{})
 	x := onTerminal(t, 60, 10, []string{"TERM=dumb"}, "top", "--addr", strings.TrimPrefix(d.http, "http://"))
 	d.until("two tables are there", func() bool { return strings.Count(x.out.String(), "0 metrics by items") >= 2 })

@@ -140,6 +140,7 @@ func TestNextKey(t *testing.T) {
 
 // TestTopCommand asks a running agent, in a pipe.
 func TestTopCommand(t *testing.T) {
+	t.Parallel() // it mostly waits
 	d := start(t, setup{})
 	d.send(d.dial("udp"), "top.a:1|c|#x:1\ntop.a:1|c|#x:2\ntop.b:1|g")
 	d.until("the window is closed", func() bool { _, body := d.get("/api/agent/metrics"); return strings.Contains(body, "top.a") })
@@ -152,6 +153,7 @@ func TestTopCommand(t *testing.T) {
 // TestTags: a running agent counts the tags of one metric alone, of the series that
 // have certain tags, and how many series would be left without a tag.
 func TestTags(t *testing.T) {
+	t.Parallel() // it mostly waits
 	d := start(t, setup{})
 	var b strings.Builder
 	for i := range 6 {
