@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -361,5 +362,73 @@ func TestRetryAndDrop(t *testing.T) {
 		for key := range box.Table(retryTable) {
 			t.Errorf("letter %s is still to be sent", key)
 		}
+	})
+}
+
+// Whatever is refused, at most every fifth request is one for a trial, also when the
+// budget is used up and after the second dead letter, when what is left goes part by
+// part; the lane goes on all the while, and only what is at fault dies.
+func TestIsolationShare(t *testing.T) {
+	o := testOptions()
+	o.ItemsPerRequest = 101
+	const ticks, good, bad, windows = 150, 90, 5, 200
+	f := fluxtest.Options{MaxItems: 101, Poison: func(row fluxtest.Row) int {
+		if strings.HasPrefix(row.Name, "bad.") {
+			return 400
+		}
+		return 0
+	}}
+	simulate(t, o, f, func(t *testing.T, r *rig) {
+		var trials []time.Time
+		r.hook = roundTripper(func(req *http.Request) (*http.Response, error) {
+			id := req.Header.Get("Sluice-Batch")
+			seq, _ := strconv.ParseUint(id[strings.LastIndexByte(id, '-')+1:], 10, 64)
+			if r.f.tried(seq) {
+				trials = append(trials, time.Now())
+			}
+			return fluxtest.Transport(r.flux.Handler()).RoundTrip(req)
+		})
+		late, sent := 0, 0
+		for w := range windows {
+			for i := range ticks {
+				r.count(time.Now(), "tick", fmt.Sprint("id:", i), 1)
+				sent++
+			}
+			if w == 30 {
+				for i := range good {
+					r.count(time.Now(), fmt.Sprintf("good.%02d", i), "", 1)
+				}
+				for i := range bad {
+					r.count(time.Now(), fmt.Sprintf("bad.%d", i*17), "", 1)
+				}
+			}
+			r.next()
+			got, _ := r.flux.CounterTotal("tick").Whole()
+			late = max(late, (sent-int(got.Int64()))/ticks)
+		}
+		r.hook = nil
+		r.run(10 * time.Minute)
+		l := r.settled()
+		if got := l.Dead[aggregator.Counter].Samples; got != bad {
+			t.Errorf("%d samples are dead, want %d", got, bad)
+		}
+		if got := r.total("good."); got != good {
+			t.Errorf("total of the others in the batch = %d, want %d", got, good)
+		}
+		if got := r.total("tick"); got != int64(sent) {
+			t.Errorf("total of tick = %d, want %d", got, sent)
+		}
+		for i := 1; i < len(trials); i++ {
+			if gap := trials[i].Sub(trials[i-1]); gap < 30*time.Second {
+				t.Errorf("requests %d and %d for trials are %v apart, want 30 s: a fifth of 10 a minute", i-1, i, gap)
+			}
+		}
+		if late > 30 {
+			t.Errorf("windows came %d windows late, want 30 at most", late)
+		}
+		if got := r.flux.MaxRequestsIn(time.Minute); got != 10 {
+			t.Errorf("at most %d requests in 60 s, want 10: the budget must be used up", got)
+		}
+		t.Logf("%d requests for trials; new windows at most %d windows late", len(trials), late)
 	})
 }

@@ -204,11 +204,17 @@ func (r *rig) image() string {
 // of the old process gets to say a last word in it.
 func (r *rig) crash(dir ...string) {
 	r.t.Helper()
-	if len(dir) == 0 {
-		dir = []string{r.image()}
+	if len(dir) > 0 {
+		r.spool.Close()
+		r.open(dir[0])
+		return
 	}
+	image, old := r.image(), r.storage.Dir
 	r.spool.Close()
-	r.open(dir[0])
+	r.open(image)
+	if err := os.RemoveAll(old); err != nil { // a test of days has thousands
+		r.t.Error(err)
+	}
 }
 
 // restart stops and starts cleanly.
