@@ -92,6 +92,7 @@ type Forwarder struct {
 	// Of delivery from memory, see standIn.
 	main    *Forwarder // of one that stands in; else nil
 	taken   bool       // recover has been called once with success
+	born    time.Time  // when the first turn was
 	rest    time.Time  // the spool is left alone until then: it made trouble
 	changed bool       // whose turn it is
 
@@ -420,6 +421,8 @@ func (f *Forwarder) recover(now time.Time) error {
 	if sending > 0 {
 		f.log.Warn("requests were under way when the agent stopped; their batches are in doubt", "batches", sending)
 	}
+	batches, alone := f.requestsFromMemory()
+	times, singles = united(times, batches), united(singles, alone)
 	f.mu.Lock()
 	*f.budget = *newBudget(f.options.RequestsPerMinute, united(times, f.budget.times), now)
 	*f.share = *newShare(f.options.RequestsPerMinute, now)

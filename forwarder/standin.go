@@ -22,6 +22,9 @@ import (
 // substitute gives the forwarder that stands in, after it has claimed what can be sent
 // now; nil if there is none.
 func (f *Forwarder) substitute(now time.Time) *Forwarder {
+	if f.born.IsZero() {
+		f.born = now
+	}
 	from := f.spool.StandIn()
 	if f.idleFor(from, now) && f.spool.Claim(now) {
 		from = f.spool.StandIn()
@@ -35,7 +38,7 @@ func (f *Forwarder) substitute(now time.Time) *Forwarder {
 		in = nil
 	}
 	if in == nil && from != nil {
-		in = f.newStandIn(from, now)
+		in = f.newStandIn(from)
 		f.mu.Lock()
 		f.standIn = in
 		f.mu.Unlock()
@@ -47,8 +50,12 @@ func (f *Forwarder) substitute(now time.Time) *Forwarder {
 }
 
 // idleFor tells whether more could be sent from memory than what is claimed: the
-// upstream takes something, a request is free, and nothing waits.
+// upstream takes something, a request is free, and nothing waits. Before the request
+// log was read, a minute must have passed in which nobody made any.
 func (f *Forwarder) idleFor(from *spool.Spool, now time.Time) bool {
+	if !f.taken && now.Sub(f.born) < window {
+		return false
+	}
 	f.mu.Lock()
 	slot := f.budget.next(now)
 	f.mu.Unlock()
@@ -70,20 +77,19 @@ func (f *Forwarder) idleFor(from *spool.Spool, now time.Time) bool {
 	return len(box.Batches()) == 0
 }
 
-func (f *Forwarder) newStandIn(from *spool.Spool, now time.Time) *Forwarder {
+func (f *Forwarder) newStandIn(from *spool.Spool) *Forwarder {
 	o := f.options
 	o.Transport = f.client.Transport
 	in := New(o, from)
 	in.main, in.mu = f, f.mu
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.taken { // nobody knows what was sent in the last minute
-		*f.budget = *newBudget(o.RequestsPerMinute, slices.Repeat([]time.Time{now}, o.RequestsPerMinute), now)
-		*f.singles = *newBudget(max(1, o.SinglesPerMinute), slices.Repeat([]time.Time{now}, max(1, o.SinglesPerMinute)), now)
-	}
 	in.budget, in.share, in.reads, in.singles = f.budget, f.share, f.reads, f.singles
 	in.backoff, in.singlesBackoff = f.backoff, f.singlesBackoff
 	in.notBefore, in.singlesNotBefore = f.notBefore, f.singlesNotBefore
+	if clear := f.born.Add(window); !f.taken { // it goes on for a forwarder before this one
+		in.notBefore, in.singlesNotBefore = clear, clear
+	}
 	return in
 }
 
@@ -144,6 +150,20 @@ func (s *Stats) count(in *Stats) {
 	if s.Dialect == "" {
 		s.Dialect = in.Dialect
 	}
+}
+
+// requestsFromMemory are the times of the requests that a stand-in has stored: of all
+// that counted then, for the budget is the same.
+func (f *Forwarder) requestsFromMemory() (batches, singles []time.Time) {
+	from := f.spool.StandIn()
+	if from == nil {
+		return nil, nil
+	}
+	box, ok := from.Find(f.options.Name)
+	if !ok {
+		return nil, nil
+	}
+	return box.Requests(), decodeTimes(box.Get(stateTable, singlesKey))
 }
 
 // united are the times of two logs of the same requests.

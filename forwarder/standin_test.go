@@ -113,7 +113,11 @@ func TestStandInRate(t *testing.T) {
 		count(12)
 		disk := r.withoutDisk()
 		_ = r.spool.Attach(t.Context(), time.Now()) // it fails
-		count(40)
+		count(25)
+		o := r.options // as a reload does: another forwarder takes over
+		o.Transport = r
+		r.f = New(o, r.spool)
+		count(25)
 		disk()
 		if err := r.spool.Attach(t.Context(), time.Now()); err != nil {
 			t.Fatal(err)

@@ -208,7 +208,7 @@ func (s *Spool) adoptLocked() error {
 // settled is what a state's books have of what is over.
 func (st *state) settled() *state {
 	n := newState(Pending{{1, Open}}, 1)
-	n.delivered, n.dead, n.filtered = st.delivered, st.dead, st.filtered
+	n.delivered, n.dead, n.filtered, n.requests = st.delivered, st.dead, st.filtered, st.requests
 	n.dropped, n.gaps = maps.Clone(st.dropped), maps.Clone(st.gaps)
 	sum := st.filtered
 	for _, a := range append(slices.Collect(maps.Values(st.dropped)), st.delivered, st.dead) {
@@ -235,9 +235,13 @@ func (st *state) without(settled *state) *state {
 	return c
 }
 
-// adopt adds what another state has settled, and its dead letters.
+// adopt adds what another state has settled, and its dead letters. Its log of
+// requests has those of both, if it is the newer one.
 func (tx *Tx) adopt(from *state, letters []DeadLetter) {
 	st := tx.st
+	if n, m := len(from.requests), len(st.requests); n > 0 && (m == 0 || from.requests[n-1].After(st.requests[m-1])) {
+		tx.Spent(from.requests)
+	}
 	st.delivered.add(from.delivered)
 	st.dead.add(from.dead)
 	st.filtered.add(from.filtered)
