@@ -216,7 +216,7 @@ func (n *Need) backlogRung(p *Plan, rungs []rung, old []spool.Entry, share int, 
 		if items > 0 && spare > 0 {
 			p.Drained = time.Duration(float64(items) / float64(spare) * float64(minute))
 		}
-		if spare >= 0 && items <= spare*int(max(left, r.width)/time.Second)/int(minute/time.Second) {
+		if spare >= 0 && float64(items) <= float64(spare)*max(left, r.width).Minutes() {
 			break
 		}
 	}
