@@ -53,9 +53,9 @@ func serveUntil(t *testing.T, s *Stream, c *crowd) (stop func()) {
 // until waits for a condition.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("after 20 s still not: %s", what)
+			t.Fatalf("after a minute still not: %s", what)
 		}
 	}
 }
@@ -285,7 +285,7 @@ func TestStreamStopWithAHalfFrame(t *testing.T) {
 	until(t, "the first frame is heard", func() bool { return s.Stats().Samples == 1 })
 	start := time.Now()
 	stop()
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > 20*time.Second {
 		t.Errorf("the stop took %v", took)
 	}
 	if got := s.Stats().Refused[aggregator.Truncated]; got != 1 {

@@ -182,9 +182,9 @@ func TestAnswersAge(t *testing.T) {
 	table := New(slog.New(slog.DiscardHandler))
 	table.Configure(o)
 	look := func() { table.look([]question{{pid: 7}}) }
-	now := time.Now().UnixNano()
 	process(t, o, 7, "0::/docker/"+idA+"\n")
 	look()
+	now := time.Now().UnixNano()
 	a := table.Process(7, now)
 	if a == 0 || len(table.questions) != 0 {
 		t.Fatalf("origin %d, %d questions; want one and none", a, len(table.questions))

@@ -90,7 +90,7 @@ func boot(t *testing.T, suite string) *machine {
 			os.Remove(filepath.Join("/sys/fs/cgroup", h, name))
 		}
 	})
-	for range 150 {
+	for range 600 {
 		time.Sleep(200 * time.Millisecond)
 		children, _ := exec.Command("pgrep", "-P", fmt.Sprint(cmd.Process.Pid)).Output()
 		if m.init = strings.TrimSpace(string(children)); m.init == "" || strings.Contains(m.init, "\n") {
@@ -102,7 +102,7 @@ func boot(t *testing.T, suite string) *machine {
 			return m
 		}
 	}
-	t.Fatalf("%s has not booted within 30 s:\n%s", suite, log.String())
+	t.Fatalf("%s has not booted within 2 minutes:\n%s", suite, log.String())
 	return nil
 }
 
@@ -137,13 +137,13 @@ func (m *machine) until(command string) {
 	m.t.Helper()
 	var out string
 	var err error
-	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		if out, err = m.try(command); err == nil {
 			return
 		}
 	}
 	journal, _ := m.try("journalctl --no-pager -n 40")
-	m.t.Fatalf("%s: not within 60 s: %v\n%s\n\nthe journal:\n%s", command, err, out, journal)
+	m.t.Fatalf("%s: not within 2 minutes: %v\n%s\n\nthe journal:\n%s", command, err, out, journal)
 }
 
 // install puts a file of this machine into the other.
