@@ -59,7 +59,8 @@ func (a *agent) serveTags(w http.ResponseWriter, r *http.Request) {
 		listeners.HTTPError(w, http.StatusConflict, "spool", err.Error())
 		return
 	}
-	doc, err := window.tags(aggregator.NewSeries(kind, q.Get("name")), q["tag"])
+	with := slices.Compact(slices.Sorted(slices.Values(q["tag"])))
+	doc, err := window.tags(aggregator.NewSeries(kind, q.Get("name")), with)
 	if err != nil {
 		listeners.HTTPError(w, http.StatusConflict, "spool", err.Error())
 		return
@@ -99,7 +100,7 @@ func (a *agent) lastWindow() (storedWindow, error) {
 }
 
 // tags counts the tags of the series of a metric that have all the given ones.
-// bare is the metric's series without any.
+// bare is the metric's series without any; with has each tag once.
 func (w storedWindow) tags(bare aggregator.Series, with []string) (tagsDoc, error) {
 	c := tagCount{tags: make(map[string]*tagStats)}
 	doc := tagsDoc{metricDoc: metricDoc{Name: bare.Name(), Kind: bare.Kind().String(), Width: w.seconds}, Tags: []tagDoc{}}

@@ -332,9 +332,13 @@ func (t *topView) valueTable() (head [2]string, rows []topRow) {
 		}
 	}
 	for _, m := range t.sorted(list) {
+		with, tag := slices.Clone(at.with), at.key+":"+m.Name
+		if !slices.Contains(with, tag) { // that of before may be chosen again
+			with = append(with, tag)
+		}
 		rows = append(rows, topRow{
 			t.columns(m.Name, number(int64(t.items(m.Kind, m.Series, m.Values)+0.5)), rate(m.Rate), number(m.Series)),
-			topLevel{name: at.name, kind: at.kind, with: append(slices.Clone(at.with), at.key+":"+m.Name)}})
+			topLevel{name: at.name, kind: at.kind, with: with}})
 	}
 	if more := tag.Values - len(tag.Top); more > 0 {
 		head[0] += fmt.Sprintf(" with the most series; %s more", number(more))

@@ -84,7 +84,8 @@ func TestTopPress(t *testing.T) {
 		{"\x1b[C", "api.requests: the values of id|b"},
 		{"jk\x1b[F", "api.requests: the values of id|a"},
 		{"\r", "api.requests id:a (counter): 50 series, 9.0 samples/s, 300 items/min|id"},
-		{"\x1b", "api.requests: the values of id|a"},
+		{"\r\x1b[F\r", "api.requests id:a (counter): 50 series, 9.0 samples/s, 300 items/min|id"},
+		{"\x1b\x1b\x1b", "api.requests: the values of id|a"},
 		{"\x1b[D\x1b[D\x1b[D", "1 metrics by series; one item stands for 10s|api.requests"},
 		{"/\x1b", "4 metrics by series; one item stands for 10s|queue"},
 	} {
@@ -176,6 +177,9 @@ func TestTags(t *testing.T) {
 	}
 	if doc = ask("name=tags.a&kind=counter&tag=route:1"); doc.Series != 3 || len(doc.Tags) != 2 || doc.Tags[0].Values != 3 {
 		t.Errorf("with route:1: %+v, want 3 series with 3 ids", doc)
+	}
+	if doc = ask("name=tags.a&kind=counter&tag=route:1&tag=id:3&tag=route:1"); doc.Series != 1 {
+		t.Errorf("with route:1, named twice, and id:3: %+v, want 1 series", doc)
 	}
 	if doc = ask("name=tags.t&kind=distribution"); doc.Series != 1 || doc.Values != 3 || doc.Tags[0].Top[0] != (tagValueDoc{"y", 1, 3, 3}) {
 		t.Errorf("of a distribution: %+v, want its 3 values", doc)
