@@ -90,6 +90,9 @@ type op struct {
 
 // recorded runs the writer under strace.
 func recorded(t *testing.T) ([]op, Options) {
+	if raceEnabled {
+		t.Skip("strace and the race detector together are too slow")
+	}
 	strace, err := exec.LookPath("strace")
 	if err != nil {
 		t.Skip("needs strace")
