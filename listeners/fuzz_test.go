@@ -260,7 +260,7 @@ func slowMetric(v any, pulse bool) (sample, code string, isPulse bool) {
 				return "", "unsure", pulse // cases where time.Parse is narrower or wider are rows of TestTimestamps
 			}
 		}
-		if t.Year() < 1680 || t.Year() > 2260 || strings.Contains(given, ",") || len(given) > 35 {
+		if t.Year() < 1680 || t.Year() > 2260 || strings.Contains(given, ",") || len(given) > 35 || given[13] != ':' { // it takes an hour of one digit
 			return "", "unsure", pulse
 		}
 		if at = t.UnixNano(); at == 0 {
