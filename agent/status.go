@@ -54,6 +54,7 @@ type senderDoc struct {
 	PID     int32  `json:"pid"`
 	UID     uint32 `json:"uid"`
 	Command string `json:"command"`
+	Others  bool   `json:"others"`
 	Packets uint64 `json:"packets"`
 	Samples uint64 `json:"samples"`
 }

@@ -234,7 +234,7 @@ func senders(all []senderDoc) string {
 	var list []string
 	var rest uint64
 	for i, one := range all {
-		if i >= sendersShown || one.PID == 0 {
+		if i >= sendersShown || one.Others {
 			rest += one.Samples
 			continue
 		}

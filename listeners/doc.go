@@ -32,8 +32,10 @@
 //	events      64 at once, behind the samples that came with them
 //	connections MaxConns and MaxConnsOfPeer of HTTP, MaxStreams of a stream socket;
 //	            the one that is silent for longest goes
-//	a frame     has frameTimeout to come in
-//	senders     MaxSenders of a Unix socket; the one that is silent for longest joins the others
+//	a frame     has frameTimeout to come in, and a line of a stream socket; what there is
+//	            of them shares MaxStreamRoom beyond 4 KiB each
+//	senders     MaxSenders of a Unix socket; the one that is silent for longest joins the
+//	            others, or the newcomer while none has been for senderRest
 //	socket path 107 bytes (unix(7): sun_path holds 108 with the final zero)
 //	name, tags  aggregator.MaxName, MaxTagKey, MaxTagValue, MaxTags
 //

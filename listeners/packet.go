@@ -279,7 +279,7 @@ func (r *reader) from(now int64, c credentials) {
 		return
 	}
 	r.flush(now)
-	r.sender, r.credentials = r.packet.senders.of(r.packet.name, c), c
+	r.sender, r.credentials = r.packet.senders.of(r.packet.name, c, now), c
 	text := r.packet.name
 	if r.sender != nil {
 		text = r.sender.text

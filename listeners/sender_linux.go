@@ -18,7 +18,7 @@ func credentialsOf(conn *net.UnixConn) (c credentials) {
 	}
 	raw.Control(func(fd uintptr) {
 		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			c = credentials{pid: cred.Pid, uid: cred.Uid}
+			c = credentials{known: true, pid: cred.Pid, uid: cred.Uid}
 		}
 	})
 	return c

@@ -103,13 +103,19 @@ func (r *receiver) resetControl() {
 	}
 }
 
+// overflowUID stands for users that have no number here (user_namespaces(7)).
+const overflowUID = 65534
+
 // credentials tell who has sent one of the packets that were received.
 func (r *receiver) credentials(i int) (c credentials) {
 	if r.told == nil || r.messages[i].header.Controllen == 0 || r.told[i].header.Type != unix.SCM_CREDENTIALS {
 		return c
 	}
 	cred := &r.told[i].cred
-	return credentials{pid: cred.Pid, uid: cred.Uid}
+	if cred.Pid == 0 && cred.Uid == overflowUID { // sent before anybody asked for credentials
+		return c
+	}
+	return credentials{known: true, pid: cred.Pid, uid: cred.Uid}
 }
 
 // close gives the arena back. No packet may be in use any more.

@@ -19,11 +19,21 @@ import (
 	"sluice/aggregator"
 )
 
-// MaxStreams bounds the connections of a stream socket. Each takes a descriptor
-// and what of a frame has arrived, at most 64 KiB. Beyond, the connection goes that
+// MaxStreams bounds the connections of a stream socket. Each takes a descriptor,
+// 4 KiB, and what more of a frame has arrived. Beyond, the connection goes that
 // has been silent for longest, of the user with the most of them; its client
 // connects anew when it has something to say.
 const MaxStreams = 1024
+
+// MaxStreamRoom bounds the bytes of frames and lines that have come in by half, beyond
+// the first 4 KiB of each connection, of all stream sockets of the process. A
+// connection that needs more is closed, and what has arrived counted as truncated.
+const MaxStreamRoom = 16 << 20
+
+// streamRoom is what is left of it.
+var streamRoom budget
+
+func init() { streamRoom.left.Store(MaxStreamRoom) }
 
 const (
 	// frameHead is the length in front of a frame: 4 bytes, little endian.
@@ -31,7 +41,7 @@ const (
 	// streamBuffer is what a connection begins with; it grows to what a frame needs,
 	// and is given back when more than that lies idle.
 	streamBuffer = 4 << 10
-	// frameTimeout is how long a frame may take to come in. Clients write a frame at
+	// frameTimeout is how long a frame or line may take to come in. Clients write one at
 	// once; what stands still in the midst of one holds memory for nothing.
 	frameTimeout = 30 * time.Second
 	// maxFeeds is how many sinks a socket's connections share: parsing is short.
@@ -154,8 +164,10 @@ func (s *Stream) stop() {
 
 // add counts a connection in, and another out if they are too many.
 func (s *Stream) add(conn *net.UnixConn) *stream {
-	c := &stream{of: s, conn: conn, sender: s.senders.of(s.name, credentialsOf(conn))}
-	c.active.Store(time.Now().UnixNano())
+	now := time.Now().UnixNano()
+	c := &stream{of: s, conn: conn, credentials: credentialsOf(conn)}
+	c.sender = s.senders.of(s.name, c.credentials, now)
+	c.active.Store(now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.conns) >= MaxStreams {
@@ -169,11 +181,11 @@ func (s *Stream) add(conn *net.UnixConn) *stream {
 }
 
 // evictLocked ends the connection that has been silent for longest, of the user
-// with the most of them.
+// with the most of them; all users are one where they are not known.
 func (s *Stream) evictLocked() {
 	of := map[uint32]int{}
 	for c := range s.conns {
-		of[c.uid()]++
+		of[c.uid]++
 	}
 	most := 0
 	for _, n := range of {
@@ -182,7 +194,7 @@ func (s *Stream) evictLocked() {
 	var silent *stream
 	since := int64(math.MaxInt64)
 	for c := range s.conns {
-		if at := c.active.Load(); of[c.uid()] == most && at < since {
+		if at := c.active.Load(); of[c.uid] == most && at < since {
 			silent, since = c, at
 		}
 	}
@@ -227,26 +239,33 @@ func (s *Stream) Close() {
 
 // A stream is one connection.
 type stream struct {
-	of     *Stream
-	conn   *net.UnixConn
-	sender *sender      // nil if it is not known
+	of   *Stream
+	conn *net.UnixConn
+	credentials
 	active atomic.Int64 // when it was last heard of, nanoseconds since 1970
 	ending atomic.Bool  // nothing more may be sent
 
 	// Owned by run.
+	sender *sender // nil if it is not known
+
 	buf   []byte // read and not yet taken
+	taken int    // from streamRoom, for buf
 	known bool   // whether it is text
 	text  bool   // newline-separated
 	skip  bool   // the rest of a line that is too long
-	timed bool   // there is a deadline for a frame
-	fresh bool   // a frame has been completed since
+	timed bool   // there is a deadline for a frame or line
+	fresh bool   // a frame or line has been completed since
 }
 
 // run reads until the client or the listener ends the connection, or a frame
 // cannot be one.
 func (c *stream) run() {
+	defer c.giveRoom()
 	for {
-		c.makeRoom()
+		if !c.makeRoom() {
+			c.refuse(aggregator.Truncated)
+			return
+		}
 		n, err := c.conn.Read(c.buf[len(c.buf):cap(c.buf)])
 		if n > 0 {
 			c.active.Store(time.Now().UnixNano())
@@ -254,6 +273,10 @@ func (c *stream) run() {
 			if !c.take(false) {
 				return
 			}
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) && !c.ending.Load() {
+			c.refuse(aggregator.Truncated) // half a line may look like a whole one
+			return
 		}
 		if err != nil {
 			c.take(true)
@@ -269,14 +292,6 @@ func (c *stream) end() {
 	stopStream(c.conn)
 }
 
-// uid is the client's user; all are one where they are not known.
-func (c *stream) uid() uint32 {
-	if c.sender == nil {
-		return 0
-	}
-	return c.sender.uid
-}
-
 // name says who the client is, for people to read.
 func (c *stream) name() string {
 	if c.sender == nil {
@@ -285,27 +300,40 @@ func (c *stream) name() string {
 	return c.sender.text
 }
 
-// pid is the client's process, 0 if it is not known.
-func (c *stream) pid() int32 {
-	if c.sender == nil {
-		return 0
-	}
-	return c.sender.pid
-}
-
-// makeRoom grows the buffer if it is full, and gives a large one back that is empty.
-func (c *stream) makeRoom() {
+// makeRoom grows the buffer if it is full, and gives a large one back that is empty. It
+// answers false if streams have no more room.
+func (c *stream) makeRoom() bool {
 	switch {
 	case len(c.buf) == 0 && cap(c.buf) != streamBuffer:
+		c.giveRoom()
 		c.buf = make([]byte, 0, streamBuffer)
 	case len(c.buf) == cap(c.buf):
-		grown := make([]byte, len(c.buf), min(2*cap(c.buf), frameHead+MaxPacket))
-		copy(grown, c.buf)
-		c.buf = grown
+		size := min(2*cap(c.buf), frameHead+MaxPacket)
+		more := size - cap(c.buf)
+		if !streamRoom.take(more) {
+			return false
+		}
+		c.taken += more
+		c.buf = append(make([]byte, 0, size), c.buf...)
 	}
+	return true
 }
 
-// limitFrame sets a deadline when a frame begins, and takes it away when none is
+// giveRoom gives back what the buffer has taken.
+func (c *stream) giveRoom() {
+	streamRoom.left.Add(int64(c.taken))
+	c.taken = 0
+}
+
+// refuse counts what was read and not yet taken as refused.
+func (c *stream) refuse(why aggregator.Reason) {
+	f := <-c.of.feeds
+	defer func() { c.of.feeds <- f }()
+	f.parser.Refused[why]++
+	c.of.counters.add(&f.tally, &f.parser.Refused)
+}
+
+// limitFrame sets a deadline when a frame or line begins, and takes it away when none is
 // under way.
 func (c *stream) limitFrame() {
 	if deadline, change := c.deadline(time.Now()); change && !c.ending.Load() {
@@ -313,10 +341,10 @@ func (c *stream) limitFrame() {
 	}
 }
 
-// deadline answers until when the frame under way must be there, the zero time if
+// deadline answers until when the frame or line under way must be there, the zero time if
 // none is, and whether that is news.
 func (c *stream) deadline(now time.Time) (at time.Time, change bool) {
-	begun := len(c.buf) > 0 && !c.text
+	begun := len(c.buf) > 0
 	change = begun != c.timed || begun && c.fresh
 	c.timed, c.fresh = begun, false
 	if begun {
@@ -337,7 +365,7 @@ func (c *stream) take(end bool) (good bool) {
 	f := <-c.of.feeds
 	defer func() { c.of.feeds <- f }()
 	now := time.Now().UnixNano()
-	f.parser.From(c.pid(), now)
+	f.parser.From(c.pid, now)
 	f.sink.From(c.name())
 	good = true
 	var rest []byte
@@ -345,13 +373,15 @@ func (c *stream) take(end bool) (good bool) {
 		rest = c.takeLines(f, now, end)
 	} else {
 		rest, good = c.takeFrames(f, now)
-		c.fresh = c.fresh || len(rest) < len(c.buf)
 		if end && len(rest) > 0 {
 			f.parser.Refused[aggregator.Truncated]++
 		}
 	}
+	c.fresh = c.fresh || len(rest) < len(c.buf)
 	c.buf = c.buf[:copy(c.buf, rest)]
-	c.of.senders.count(c.sender, now, f.tally.packets, f.tally.samples)
+	if !c.of.senders.count(c.sender, now, f.tally.packets, f.tally.samples) {
+		c.sender = c.of.senders.of(c.of.name, c.credentials, now)
+	}
 	c.of.counters.add(&f.tally, &f.parser.Refused)
 	return good
 }

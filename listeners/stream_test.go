@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -373,20 +374,43 @@ func TestStreamSenders(t *testing.T) {
 	until(t, "it is counted", func() bool { return len(s.Senders()) == 1 && s.Senders()[0] == want })
 }
 
-// More programs than are counted apart: the sums stay right.
+// More programs than are counted apart: the sums stay right, and who has just been
+// heard of is not pushed out, whoever comes.
 func TestSendersAreBounded(t *testing.T) {
 	var s senders
-	first := s.of("unix:here", credentials{pid: 1 << 30, uid: 7})
-	s.count(first, time.Now().UnixNano(), 1, 10)
-	for i := range int32(MaxSenders + 10) {
-		s.count(s.of("unix:here", credentials{pid: 1<<30 + 1 + i, uid: 7}), time.Now().UnixNano(), 1, 2)
+	program := func(i int) credentials { return credentials{known: true, pid: 1<<30 + int32(i), uid: 7} }
+	now := int64(1000 * time.Second)
+	first := s.of("unix:here", program(0), now)
+	s.count(first, now, 1, 10)
+	now += int64(senderRest) / 2
+	for i := 1; i < MaxSenders; i++ {
+		s.count(s.of("unix:here", program(i), now), now, 1, 2)
 	}
-	s.count(first, 0, 1, 5) // long gone
-	if s.of("unix:here", credentials{}) != nil {
+	now += int64(senderRest)/2 - 1
+	for i := range 5 {
+		one := s.of("unix:here", program(MaxSenders+i), now)
+		if one != &s.others || one.text != "unix:here" {
+			t.Errorf("newcomer %d is %+v, want the others", i, one)
+		}
+		if s.count(one, now, 1, 2) {
+			t.Errorf("newcomer %d is counted apart", i)
+		}
+	}
+	now++ // the first one has been silent for senderRest
+	for i := range 5 {
+		one := s.of("unix:here", program(MaxSenders+i), now)
+		if apart := s.count(one, now, 1, 2); apart != (i == 0) {
+			t.Errorf("newcomer %d is counted apart: %v", i, apart)
+		}
+	}
+	if s.count(first, now, 1, 5) {
+		t.Error("who has been silent for longest is still counted apart")
+	}
+	if s.of("unix:here", credentials{}, now) != nil {
 		t.Error("nobody is somebody")
 	}
 	list := s.list()
-	if len(list) != MaxSenders+1 || list[MaxSenders].PID != 0 {
+	if len(list) != MaxSenders+1 || !list[MaxSenders].Others {
 		t.Fatalf("%d senders, want %d and the others", len(list), MaxSenders)
 	}
 	packets, samples := uint64(0), uint64(0)
@@ -394,8 +418,107 @@ func TestSendersAreBounded(t *testing.T) {
 		packets += one.Packets
 		samples += one.Samples
 	}
-	if packets != MaxSenders+10+2 || samples != 2*(MaxSenders+10)+15 {
+	if packets != MaxSenders-1+10+2 || samples != 2*(MaxSenders-1+10)+15 {
 		t.Errorf("%d packets, %d samples in all", packets, samples)
+	}
+}
+
+// Programs whose process cannot be seen are told apart by their user, by whom
+// connections are evicted, too.
+func TestSendersUnseen(t *testing.T) {
+	var s senders
+	for _, uid := range []uint32{0, 7, 7} {
+		one := s.of("unix:here", credentials{known: true, uid: uid}, 1)
+		if want := fmt.Sprintf("unix:here uid %d", uid); one == nil || one.text != want {
+			t.Fatalf("user %d is %+v, want %s", uid, one, want)
+		}
+		s.count(one, 1, 1, 2)
+	}
+	want := []Sender{{UID: 7, Packets: 2, Samples: 4}, {UID: 0, Packets: 1, Samples: 2}}
+	if got := s.list(); !slices.Equal(got, want) {
+		t.Errorf("list() = %+v, want %+v", got, want)
+	}
+
+	of, err := ListenUnixStream(filepath.Join(t.TempDir(), "s"), 0o600, "", PacketOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer of.Close()
+	var all []*stream
+	for i, uid := range []uint32{0, 7, 7} {
+		dial(t, "unix", of.Addr())
+		conn, err := of.listener.AcceptUnix()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := of.add(conn)
+		defer of.remove(c)
+		c.credentials = credentials{known: true, uid: uid}
+		c.active.Store(int64(i))
+		all = append(all, c)
+	}
+	of.mu.Lock()
+	of.evictLocked()
+	of.mu.Unlock()
+	if all[0].ending.Load() || !all[1].ending.Load() {
+		t.Error("the connection of root was evicted, of which there is one")
+	}
+}
+
+// Half frames share what room there is for them; beyond, connections are closed, and
+// all of it is given back.
+func TestStreamRoom(t *testing.T) {
+	const fit = MaxStreamRoom / (frameHead + MaxPacket - streamBuffer)
+	const conns = fit + 30
+	var c crowd
+	s, stop := serveStream(t, &c)
+	half := []byte(frame(strings.Repeat("a", MaxPacket))[:MaxPacket])
+	for range conns {
+		conn := dial(t, "unix", s.Addr())
+		conn.SetWriteDeadline(time.Now().Add(time.Minute))
+		conn.Write(half) // fails when there is no room
+	}
+	until(t, "those that do not fit are closed", func() bool {
+		stats := s.Stats()
+		return stats.Refused[aggregator.Truncated] >= conns-fit && stats.Connections <= fit
+	})
+	if left := streamRoom.left.Load(); left < 0 {
+		t.Errorf("%d bytes of room are left", left)
+	}
+	small := dial(t, "unix", s.Addr()) // needs none
+	send(t, small, frame("a:1|c"))
+	until(t, "a small frame is heard", func() bool { return s.Stats().Samples == 1 })
+	stop()
+	if left := streamRoom.left.Load(); left != MaxStreamRoom {
+		t.Errorf("at the end %d bytes of room are left, want %d", left, MaxStreamRoom)
+	}
+}
+
+// A line whose end does not come is no line, and its connection ends.
+func TestStreamLineDeadline(t *testing.T) {
+	s, err := ListenUnixStream(filepath.Join(t.TempDir(), "s"), 0o600, "", PacketOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	s.feeds <- &feed{parser: NewParser(&normal), sink: deaf{}}
+	dial(t, "unix", s.Addr())
+	conn, err := s.listener.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.add(conn)
+	defer s.remove(c)
+	c.makeRoom()
+	c.buf = append(c.buf, "a:1|c\nb:1|c"...)
+	c.take(false)
+	if at, change := c.deadline(time.Unix(1000, 0)); !change || !at.Equal(time.Unix(1000, 0).Add(frameTimeout)) {
+		t.Errorf("deadline of the line: %v, news %v", at, change)
+	}
+	conn.SetReadDeadline(time.Unix(1, 0)) // as if it had passed
+	c.run()
+	if stats := s.Stats(); stats.Samples != 1 || stats.Refused[aggregator.Truncated] != 1 {
+		t.Errorf("%d samples, %d truncated; want 1 and 1", stats.Samples, stats.Refused[aggregator.Truncated])
 	}
 }
 
@@ -411,6 +534,7 @@ func FuzzStream(f *testing.F) {
 		of := &Stream{feeds: make(chan *feed, 1)}
 		of.feeds <- &feed{parser: NewParser(&normal), sink: r}
 		c := &stream{of: of}
+		defer c.giveRoom()
 		cut := min(int(at), len(data))
 		good := true
 		for _, piece := range [][]byte{data[:cut], data[cut:]} {
