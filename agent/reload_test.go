@@ -97,6 +97,49 @@ func TestReload(t *testing.T) {
 	d.balanced()
 }
 
+// TestReloadOfASocketsKind: a path may become one of another kind of Unix socket.
+func TestReloadOfASocketsKind(t *testing.T) {
+	t.Parallel() // it mostly waits
+	s := setup{Dir: t.TempDir()}
+	path := filepath.Join(s.Dir, "turned.sock")
+	listen := "  udp: [\"127.0.0.1:0\"]\n  http: \"127.0.0.1:0\"\n"
+	s.Listen = listen + fmt.Sprintf("  unixgram: [%q]\n  unix: []\n", path)
+	d := start(t, s)
+	for i, kind := range []string{"unix", "unixgram"} {
+		s.Listen = listen + fmt.Sprintf("  unixgram: []\n  unix: []\n  %s: [%q]\n", kind, path)
+		s.Listen = strings.Replace(s.Listen, "  "+kind+": []\n", "", 1)
+		rewrite(t, filepath.Join(s.Dir, "sluice.yaml"), s.yaml())
+		d.until("the change is in effect", func() bool {
+			return d.log.count("the configuration has changed and is in effect") == i+1 || d.log.count("the configuration is refused") > 0
+		})
+		conn, err := net.Dial(kind, path)
+		if err != nil {
+			t.Fatalf("as %s: %v\n%s", kind, err, d.log.tail(5))
+		}
+		packet := "turned:1|c"
+		if kind == "unix" {
+			packet = framed(packet)
+		}
+		d.send(conn, packet)
+		d.taken(uint64(i) + 1)
+		conn.Close()
+	}
+	for _, c := range []struct {
+		o, e endpoint
+		want bool
+	}{
+		{endpoint{kind: "http", addr: "unix:/s"}, endpoint{kind: "unix", addr: "/s"}, true},
+		{endpoint{kind: "unixgram", addr: "/s"}, endpoint{kind: "http", addr: "unix:/s"}, true},
+		{endpoint{kind: "http", addr: "unix:/s"}, endpoint{kind: "unix", addr: "/t"}, false},
+		{endpoint{kind: "udp", addr: "127.0.0.1:1"}, endpoint{kind: "http", addr: "127.0.0.1:1"}, false},
+		{endpoint{kind: "udp", addr: "0.0.0.0:1"}, endpoint{kind: "udp", addr: "127.0.0.1:1"}, true},
+	} {
+		if got := c.o.inTheWayOf(c.e); got != c.want {
+			t.Errorf("%+v in the way of %+v: %v, want %v", c.o, c.e, got, c.want)
+		}
+	}
+}
+
 // TestReloadRefused: a file that is at fault changes nothing, and every place tells of
 // all its faults; so does one that is good but cannot be had.
 func TestReloadRefused(t *testing.T) {

@@ -70,9 +70,23 @@ func endpoints(l configs.Listen) (all []endpoint) {
 // same tells whether two endpoints cannot be open at once.
 func (e endpoint) same(o endpoint) bool { return e.kind == o.kind && e.addr == o.addr }
 
+// path is that of a Unix socket, whatever it carries; else it is empty.
+func (e endpoint) path() string {
+	if path, ok := strings.CutPrefix(e.addr, "unix:"); ok && e.kind == "http" {
+		return path
+	}
+	if e.kind == "unixgram" || e.kind == "unix" {
+		return e.addr
+	}
+	return ""
+}
+
 // inTheWayOf tells whether e may be free once o is closed: it is the same path,
 // or the same port, which an address of all interfaces takes on each of them.
 func (o endpoint) inTheWayOf(e endpoint) bool {
+	if path := e.path(); path != "" {
+		return o.path() == path
+	}
 	_, mine, _ := net.SplitHostPort(o.addr)
 	_, port, err := net.SplitHostPort(e.addr)
 	return o.kind == e.kind && (o.addr == e.addr || err == nil && mine == port)

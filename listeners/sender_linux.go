@@ -48,34 +48,36 @@ const acceptRest = 0
 
 // acceptWaiting takes a connection that is in the kernel's queue, whatever the
 // listener's deadline is; nil is none.
-func acceptWaiting(l *net.UnixListener) *net.UnixConn {
+func acceptWaiting(l *net.UnixListener) (*net.UnixConn, error) {
 	raw, err := l.SyscallConn()
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	accepted := -1
-	raw.Control(func(fd uintptr) {
+	var accepted int
+	var failed error
+	err = raw.Control(func(fd uintptr) {
 		for {
-			n, _, err := unix.Accept4(int(fd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-			if err == unix.EINTR || err == unix.ECONNABORTED {
-				continue
+			accepted, _, failed = unix.Accept4(int(fd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+			if failed != unix.EINTR && failed != unix.ECONNABORTED {
+				return
 			}
-			if err == nil {
-				accepted = n
-			}
-			return
 		}
 	})
-	if accepted < 0 {
-		return nil
+	switch {
+	case err != nil:
+		return nil, err
+	case failed == unix.EAGAIN:
+		return nil, nil
+	case failed != nil:
+		return nil, os.NewSyscallError("accept4", failed)
 	}
 	file := os.NewFile(uintptr(accepted), "")
 	defer file.Close()
 	conn, err := net.FileConn(file)
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	return conn.(*net.UnixConn)
+	return conn.(*net.UnixConn), nil
 }
 
 // stopStream lets the kernel refuse what is sent from now on. What is queued is read,

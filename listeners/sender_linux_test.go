@@ -2,8 +2,10 @@ package listeners
 
 import (
 	"bytes"
+	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -41,6 +43,39 @@ func TestDatagramSenders(t *testing.T) {
 	want := Sender{PID: int32(os.Getpid()), UID: uint32(os.Getuid()), Command: string(bytes.TrimSpace(comm)), Packets: 22, Samples: 22}
 	if got := p.Senders(); len(got) != 1 || got[0] != want {
 		t.Errorf("Senders() = %+v, want %+v", got, want)
+	}
+}
+
+// A stop that finds no descriptor for the connections that wait says so.
+func TestStreamStopWithoutDescriptors(t *testing.T) {
+	var log bytes.Buffer
+	s, err := ListenUnixStream(t.TempDir()+"/s", 0o600, "", PacketOptions{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	dial(t, "unix", s.Addr())
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	served := 0
+	serve := func(conn *net.UnixConn) { served++; conn.Close() }
+	none := limit
+	none.Cur = 0
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	s.serveWaiting(serve)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if text := log.String(); served != 0 || !strings.Contains(text, "connections that waited at the stop are lost") || !strings.Contains(text, "too many open files") {
+		t.Errorf("%d served without descriptors, and the log says %q", served, text)
+	}
+	log.Reset()
+	if s.serveWaiting(serve); served != 1 || log.Len() > 0 {
+		t.Errorf("%d served, want the one that waited; the log says %q", served, log.String())
 	}
 }
 

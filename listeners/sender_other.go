@@ -19,7 +19,7 @@ func commandOf(int32) string { return "" }
 // begun: long enough for those in the system's queue, unless the machine is busy.
 const acceptRest = 20 * time.Millisecond
 
-func acceptWaiting(*net.UnixListener) *net.UnixConn { return nil }
+func acceptWaiting(*net.UnixListener) (*net.UnixConn, error) { return nil, nil }
 
 // stopStream leaves a moment to read what is queued: not every system keeps it
 // when a socket is closed for reading.

@@ -128,9 +128,7 @@ func (s *Stream) Serve(ctx context.Context, open Sinks) error {
 			serve(conn)
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if !s.adopted { // else they are for whoever takes the socket over
-				for conn := acceptWaiting(s.listener); conn != nil; conn = acceptWaiting(s.listener) {
-					serve(conn)
-				}
+				s.serveWaiting(serve)
 			}
 			return nil
 		case errors.Is(err, net.ErrClosed):
@@ -146,6 +144,20 @@ func (s *Stream) Serve(ctx context.Context, open Sinks) error {
 			case <-time.After(100 * time.Millisecond):
 			}
 		}
+	}
+}
+
+// serveWaiting accepts the connections that are in the kernel's queue.
+func (s *Stream) serveWaiting(serve func(*net.UnixConn)) {
+	for {
+		conn, err := acceptWaiting(s.listener)
+		if err != nil { // such as EMFILE
+			s.options.Log.Error("connections that waited at the stop are lost", "listener", s.name, "error", err)
+		}
+		if conn == nil {
+			return
+		}
+		serve(conn)
 	}
 }
 
