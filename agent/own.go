@@ -29,19 +29,68 @@ const (
 type ownMetrics struct {
 	intake *aggregator.Intake // nil before the first
 	told   time.Time          // minute of the last ones; zero: none since the start, or since they were turned on
-	before map[string]uint64  // counters as they were told last, by spelling; nil: turned off
+	before map[ownKey]uint64  // counts as they were told last; nil: turned off
+	known  map[any]bool       // those who had counts at the last look
 
 	sent, left atomic.Int64 // figures of the last minute, and those that it had no room for
 }
 
-// An ownFigure is one of them: a counter's running total, or a gauge.
+// An ownFigure is one of them: a counter, which grows by what its counts do, or a
+// gauge, which has none.
 type ownFigure struct {
-	name    string
-	counter bool
-	stored  bool // a counter that is kept through restarts
-	value   float64
-	total   uint64
-	tags    []string // keys and values in turn
+	name   string
+	reason string // a tag, if there is one
+	stored bool   // counts are kept through restarts
+	value  float64
+	counts []ownCount
+	tags   []string // other keys and values in turn
+}
+
+// An ownCount is the running total of one that counts: a socket, the API of all HTTP
+// sockets, a delivery, the spool. Another socket of the same name counts anew.
+type ownCount struct {
+	of    any
+	total uint64
+}
+
+// An ownKey says of which figure a count is, and whose.
+type ownKey struct {
+	name, reason string
+	of           any
+}
+
+func (f *ownFigure) key(c ownCount) ownKey { return ownKey{f.name, f.reason, c.of} }
+
+// growth is what was counted since it was told last. What is stored, of an upstream
+// that was not there at the last look, may be of any time: it is not told.
+func (o *ownMetrics) growth(f *ownFigure, late bool) (n uint64) {
+	for _, c := range f.counts {
+		before := o.before[f.key(c)]
+		if late || c.total < before || f.stored && !o.known[c.of] {
+			o.before[f.key(c)] = c.total
+			continue
+		}
+		n += c.total - before
+	}
+	return n
+}
+
+// tell notes that a figure is told.
+func (o *ownMetrics) tell(f *ownFigure) {
+	for _, c := range f.counts {
+		o.before[f.key(c)] = c.total
+	}
+}
+
+// look notes who has counts, and forgets those who are gone.
+func (o *ownMetrics) look(all []ownFigure) {
+	o.known = make(map[any]bool)
+	for _, f := range all {
+		for _, c := range f.counts {
+			o.known[c.of] = true
+		}
+	}
+	maps.DeleteFunc(o.before, func(k ownKey, _ uint64) bool { return !o.known[k.of] })
 }
 
 // keepOwn tells the figures once a minute, while that is configured, until ctx is
@@ -49,7 +98,7 @@ type ownFigure struct {
 func (a *agent) keepOwn(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	a.own.before = make(map[string]uint64) // all at 0
+	a.own.before = make(map[ownKey]uint64) // all at 0
 	for {
 		a.tellOwn(time.Now())
 		select {
@@ -65,7 +114,7 @@ func (a *agent) keepOwn(ctx context.Context) {
 func (a *agent) tellOwn(now time.Time) {
 	o, cfg, id := &a.own, a.now().config, a.spool.Identity()
 	if !cfg.Aggregate.OwnMetrics {
-		o.before, o.told = nil, time.Time{}
+		o.before, o.known, o.told = nil, nil, time.Time{}
 		o.sent.Store(0)
 		o.left.Store(0)
 		return
@@ -81,24 +130,22 @@ func (a *agent) tellOwn(now time.Time) {
 	// not of this minute.
 	late := o.before == nil
 	if late {
-		o.before = make(map[string]uint64)
+		o.before = make(map[ownKey]uint64)
 	}
-	first := o.told.IsZero()
 	o.told = now.Truncate(ownEvery)
 	sent, left, room := 0, 0, ownRoom(cfg.Upstreams)
-	for _, f := range a.ownFigures(now) {
+	all := a.ownFigures(now)
+	for _, f := range all {
 		s := aggregator.Sample{Kind: aggregator.Gauge, Head: []byte(f.name), Value: f.value}
+		if f.reason != "" {
+			f.tags = append(f.tags, "reason", f.reason)
+		}
 		for _, t := range append(f.tags, "agent", id) {
 			s.Tags = append(append(s.Tags, t...), 0)
 		}
-		spelling := f.name + "\x00" + string(s.Tags)
-		if f.counter {
-			grown := f.total - o.before[spelling]
-			if f.total < o.before[spelling] { // of another socket of that name
-				grown = f.total
-			}
-			if first && (late || f.stored) || grown == 0 {
-				o.before[spelling] = f.total
+		if f.counts != nil {
+			grown := o.growth(&f, late)
+			if grown == 0 {
 				continue
 			}
 			s.Kind, s.Flags, s.Whole = aggregator.Counter, aggregator.Whole, int64(min(grown, math.MaxInt64))
@@ -112,10 +159,9 @@ func (a *agent) tellOwn(now time.Time) {
 			continue
 		}
 		sent++
-		if f.counter {
-			o.before[spelling] = f.total
-		}
+		o.tell(&f)
 	}
+	o.look(all)
 	o.sent.Store(int64(sent))
 	o.left.Store(int64(left))
 }
@@ -149,9 +195,6 @@ func (a *agent) ownFigures(now time.Time) (list []ownFigure) {
 	gauge := func(name string, value float64, tags ...string) {
 		list = append(list, ownFigure{name: name, value: value, tags: tags})
 	}
-	counter := func(name string, total uint64, tags ...string) {
-		list = append(list, ownFigure{name: name, counter: true, total: total, tags: tags})
-	}
 	stats, spooled := a.aggregator.Stats(), a.spool.Stats()
 	wrong, _ := a.intakeLedger(stats)["conservation_error"].(int64)
 	gauge("sluice.uptime_seconds", now.Sub(a.started).Seconds(), "version", version)
@@ -168,17 +211,36 @@ func (a *agent) ownFigures(now time.Time) (list []ownFigure) {
 	for _, n := range spooled.MemoryDropped {
 		lost += n
 	}
-	counter("sluice.dropped", lost, "reason", "memory_full")
-	rejected := make(map[string]uint64)
-	for _, s := range a.listenerStats() {
-		counter("sluice.kernel_dropped", s.KernelDropped, "listener", s.Name)
-		counter("sluice.samples", s.Samples, "listener", s.Name)
+	counter := func(name, reason string, total uint64) {
+		list = append(list, ownFigure{name: name, reason: reason, counts: []ownCount{{a.spool, total}}})
+	}
+	counter("sluice.dropped", "memory_full", lost)
+	return append(list, a.ownOfListeners()...)
+}
+
+func (a *agent) ownOfListeners() (list []ownFigure) {
+	counter := func(name, reason string, counts []ownCount, tags ...string) {
+		list = append(list, ownFigure{name: name, reason: reason, counts: counts, tags: tags})
+	}
+	rejected := make(map[string][]ownCount)
+	add := func(of any, s listeners.Stats) {
+		counter("sluice.kernel_dropped", "", []ownCount{{of, s.KernelDropped}}, "listener", s.Name)
+		counter("sluice.samples", "", []ownCount{{of, s.Samples}}, "listener", s.Name)
 		for reason, n := range s.Rejected() {
-			rejected[reason] += n
+			rejected[reason] = append(rejected[reason], ownCount{of, n})
 		}
 	}
+	now := a.now()
+	for _, s := range ofKind(now.sockets, true) {
+		add(s, s.packet.Stats())
+	}
+	web, ok := a.apiStats(now)
+	if !ok { // it goes on where it was when there is a socket again
+		web = a.api.Stats()
+	}
+	add(a.api, web)
 	for _, reason := range slices.Sorted(maps.Keys(rejected)) {
-		counter("sluice.rejected", rejected[reason], "reason", reason)
+		counter("sluice.rejected", reason, rejected[reason])
 	}
 	return list
 }
@@ -188,8 +250,8 @@ func (a *agent) ownOfUpstream(list []ownFigure, d *delivery, now time.Time) []ow
 	gauge := func(name string, value float64) {
 		list = append(list, ownFigure{name: "sluice.upstream." + name, value: value, tags: []string{"upstream", u.Name}})
 	}
-	counter := func(name string, total uint64, stored bool, tags ...string) {
-		list = append(list, ownFigure{name: "sluice.upstream." + name, counter: true, stored: stored, total: total, tags: append(tags, "upstream", u.Name)})
+	counter := func(name, reason string, total uint64, stored bool) {
+		list = append(list, ownFigure{name: "sluice.upstream." + name, reason: reason, stored: stored, counts: []ownCount{{d, total}}, tags: []string{"upstream", u.Name}})
 	}
 	oldest := 0.0
 	if u.Pending.Oldest != nil {
@@ -206,9 +268,9 @@ func (a *agent) ownOfUpstream(list []ownFigure, d *delivery, now time.Time) []ow
 		for _, n := range books.Dropped[reason] {
 			total += n.Samples
 		}
-		counter("dropped", total, true, "reason", reason)
+		counter("dropped", reason, total, true)
 	}
-	counter("requests", sent.Requests, false)
-	counter("retries", sent.Retries, false)
+	counter("requests", "", sent.Requests, false)
+	counter("retries", "", sent.Retries, false)
 	return list
 }

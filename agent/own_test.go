@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"net/http/httptest"
 	"os"
 	"regexp"
 	"strings"
@@ -14,7 +15,9 @@ import (
 
 	"sluice/aggregator"
 	"sluice/configs"
+	"sluice/forwarder"
 	"sluice/forwarder/fluxtest"
+	"sluice/spool"
 )
 
 // TestOwnMetrics: turned on, an agent's own figures reach the upstream, with its tag and
@@ -45,6 +48,40 @@ func TestOwnMetrics(t *testing.T) {
 	}
 }
 
+// ownTold closes the open window, and gives what own figures it had.
+func ownTold(t *testing.T, a *agent) map[string]float64 {
+	t.Helper()
+	figures := make(map[string]float64)
+	for _, w := range a.aggregator.Rotate(time.Now()) {
+		var parts [][]byte
+		for p := range w.Parts() {
+			parts = append(parts, append([]byte(nil), p...))
+		}
+		reader, err := aggregator.OpenReader(parts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for series, v := range aggregator.Merge(1<<30, nil, reader).All() {
+			name := series.Name()
+			for k, v := range series.Tags() {
+				if k == "reason" {
+					name += " " + v
+				}
+			}
+			if !strings.HasPrefix(name, "sluice.") {
+				continue
+			}
+			if v.Kind() == aggregator.Counter {
+				figures[name] += v.Total()
+			} else {
+				figures[name] += v.Last()
+			}
+		}
+		w.Release()
+	}
+	return figures
+}
+
 // TestOwnMinutes: a minute has one report; counters are what was counted in it, and
 // what had no room is not lost but comes with the next.
 func TestOwnMinutes(t *testing.T) {
@@ -59,7 +96,7 @@ func TestOwnMinutes(t *testing.T) {
 	}
 	a.commit(a.first) // sockets are read; nothing closes windows but this test
 	defer func() { end(a.now().sockets) }()
-	a.own.before = make(map[string]uint64)
+	a.own.before = make(map[ownKey]uint64)
 	conn, err := net.Dial("udp", a.now().sockets[0].packet.Addr())
 	if err != nil {
 		t.Fatal(err)
@@ -86,39 +123,7 @@ func TestOwnMinutes(t *testing.T) {
 			}
 		}
 	}
-	// told closes the open window, and gives what own figures it had.
-	told := func() map[string]float64 {
-		t.Helper()
-		figures := make(map[string]float64)
-		for _, w := range a.aggregator.Rotate(time.Now()) {
-			var parts [][]byte
-			for p := range w.Parts() {
-				parts = append(parts, append([]byte(nil), p...))
-			}
-			reader, err := aggregator.OpenReader(parts...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for series, v := range aggregator.Merge(1<<30, nil, reader).All() {
-				name := series.Name()
-				for k, v := range series.Tags() {
-					if k == "reason" {
-						name += " " + v
-					}
-				}
-				if !strings.HasPrefix(name, "sluice.") {
-					continue
-				}
-				if v.Kind() == aggregator.Counter {
-					figures[name] += v.Total()
-				} else {
-					figures[name] += v.Last()
-				}
-			}
-			w.Release()
-		}
-		return figures
-	}
+	told := func() map[string]float64 { t.Helper(); return ownTold(t, a) }
 	minute := time.Now().Truncate(time.Minute)
 	a.tellOwn(minute)
 	if got := told(); len(got) != 0 {
@@ -177,6 +182,104 @@ func TestOwnMinutes(t *testing.T) {
 	if got := told(); got["sluice.rejected malformed_line"] != 0 || len(got) != 7 {
 		t.Errorf("turned on again: %v, want gauges alone", got)
 	}
+}
+
+// TestOwnReload: what listeners and upstreams counted is told once, though some of them
+// go and come again.
+func TestOwnReload(t *testing.T) {
+	s := setup{Dir: t.TempDir(), Limits: "own_metrics: true", Listen: "  udp: [\"127.0.0.1:0\", \"localhost:0\"]\n  http: \"127.0.0.1:0\"\n"}
+	cfg, err := configs.Parse("test.yaml", []byte(s.yaml()), func(string) (string, bool) { return "", false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := newAgent("", cfg, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.commit(a.first)
+	all := a.now().sockets
+	defer end(all)
+	if err := a.spool.Attach(context.Background(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	defer a.spool.Close()
+	a.own.before = make(map[ownKey]uint64)
+	bad := func(s *socket, lines uint64) {
+		t.Helper()
+		conn, err := net.Dial("udp", s.packet.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		refused := func() uint64 { return s.packet.Stats().Refused[aggregator.MalformedLine] }
+		before := refused()
+		if _, err := conn.Write([]byte(strings.Repeat("bad\n", int(lines)))); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(patience); refused() < before+lines; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%d lines are refused, want %d", refused(), before+lines)
+			}
+		}
+	}
+	web := func() { // a request that is refused
+		a.routes.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/api/v1/metrics", strings.NewReader("{")))
+	}
+	box := a.spool.Outbox("up")
+	drop := func(n uint64) {
+		t.Helper()
+		if err := box.Update(func(tx *spool.Tx) error { tx.Dropped("spool_full", [spool.Kinds]uint64{1: n}); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	upstream := func() *delivery { return newDelivery(forwarder.Options{Name: "up", Type: "flux"}, a.spool, nil) } // it does not run
+	packets, http, up := ofKind(all, true), ofKind(all, false)[0], upstream()
+	minute := time.Now().Truncate(time.Minute)
+	for i, step := range []struct {
+		name       string
+		sockets    []*socket
+		deliveries []*delivery
+		first      int // lines refused by the first socket of those, if it reads packets
+		web        bool
+		dropped    uint64
+
+		lines, requests, drops float64 // told
+	}{
+		{"the first", all, nil, 10, true, 40, 10, 1, 0},
+		{"a listener, another", all, nil, 1, false, 0, 1, 0, 0},
+		{"the one with most refusals is gone", []*socket{packets[1], http}, nil, 2, false, 0, 2, 0, 0},
+		{"no HTTP", []*socket{packets[1]}, nil, 0, true, 0, 0, 1, 0},
+		{"HTTP again, and an upstream that has dropped long ago", []*socket{packets[1], http}, []*delivery{up}, 3, false, 0, 3, 0, 0},
+		{"it drops", []*socket{packets[1]}, []*delivery{up}, 0, false, 5, 0, 0, 5},
+		{"it is gone", []*socket{packets[1]}, nil, 0, false, 6, 0, 0, 0},
+		{"it is added again", []*socket{packets[1]}, []*delivery{upstream()}, 0, false, 0, 0, 0, 0},
+	} {
+		a.mu.Lock()
+		a.sockets, a.deliveries = step.sockets, step.deliveries
+		a.mu.Unlock()
+		if step.first > 0 {
+			bad(step.sockets[0], uint64(step.first))
+		}
+		if step.web {
+			web()
+		}
+		if step.dropped > 0 {
+			drop(step.dropped)
+		}
+		a.tellOwn(minute.Add(time.Duration(i) * time.Minute))
+		got, requests := ownTold(t, a), 0.0
+		for name, n := range got {
+			if reason, ok := strings.CutPrefix(name, "sluice.rejected "); ok && reason != "malformed_line" {
+				requests += n
+			}
+		}
+		if lines, drops := got["sluice.rejected malformed_line"], got["sluice.upstream.dropped spool_full"]; lines != step.lines || requests != step.requests || drops != step.drops {
+			t.Errorf("%s: told of %v lines, %v requests, %v dropped, want %v, %v, %v: %v", step.name, lines, requests, drops, step.lines, step.requests, step.drops, got)
+		}
+	}
+	a.mu.Lock()
+	a.deliveries = nil
+	a.mu.Unlock()
 }
 
 // TestOwnRoom: the share is that of the smallest upstream.
