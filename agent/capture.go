@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -151,12 +153,17 @@ all. Times inside of lines are sent as they are, so old ones may be refused as l
 				return err
 			}
 			defer conn.Close()
-			packets, bytes, err := replayTo(c.Context(), conn, in, factor)
+			packets, long, bytes, err := replayTo(c.Context(), conn, in, factor)
 			if err != nil {
 				return fmt.Errorf("replay %s: after %d packets: %w", args[0], packets, err)
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "sent %s packets (%s) to %s\n", number(packets), size(bytes), addr)
-			return err
+			if _, err = fmt.Fprintf(c.OutOrStdout(), "sent %s packets (%s) to %s\n", number(packets), size(bytes), addr); err != nil {
+				return err
+			}
+			if long > 0 {
+				return fmt.Errorf("%s packets are longer than a datagram may be and were not sent", number(long))
+			}
+			return nil
 		},
 	}
 	configFlag(c, &file)
@@ -177,10 +184,12 @@ func parseSpeed(text string) (float64, error) {
 	return f, nil
 }
 
-func replayTo(ctx context.Context, conn net.Conn, file io.Reader, speed float64) (packets int, bytes int64, err error) {
+// replayTo sends what a capture has. long are the packets that came in a stream's
+// frame and are too long for a datagram, of which UDP takes 65,507 bytes.
+func replayTo(ctx context.Context, conn net.Conn, file io.Reader, speed float64) (packets, long int, bytes int64, err error) {
 	var first, began time.Time // of the capture's packets, of this replay
 	err = eachCaptured(file, func(p *capturedPacket) error {
-		if packets == 0 {
+		if packets+long == 0 {
 			first, began = p.At, time.Now()
 		}
 		if speed > 0 {
@@ -190,7 +199,12 @@ func replayTo(ctx context.Context, conn net.Conn, file io.Reader, speed float64)
 			}
 		}
 		content := p.content()
-		if _, err := conn.Write(content); err != nil {
+		_, err := conn.Write(content)
+		if errors.Is(err, syscall.EMSGSIZE) {
+			long++
+			return nil
+		}
+		if err != nil {
 			return sendError(conn.RemoteAddr().String(), err)
 		}
 		packets++
@@ -200,5 +214,5 @@ func replayTo(ctx context.Context, conn net.Conn, file io.Reader, speed float64)
 	if ctx.Err() != nil {
 		err = nil // interrupted, which is no failure
 	}
-	return packets, bytes, err
+	return packets, long, bytes, err
 }
