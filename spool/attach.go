@@ -204,23 +204,11 @@ func (s *Spool) scan(dir *folder, numbers []uint64, now time.Time) (segments []*
 		}
 	}
 	for _, p := range a.open {
-		if p.meta && p.within(numbers) { // else it is what was left of one that was evicted
+		if p.meta { // without its first part it is the rest of one that was evicted
 			damaged++
 		}
 	}
 	return segments, a, damaged, nil
-}
-
-// within tells whether every segment that a part may be in is there. Eviction takes
-// segments that nobody is owed before older ones, so the rest of a record can go
-// before its beginning.
-func (p *partial) within(numbers []uint64) bool {
-	for n := p.first; n <= p.last+1; n++ {
-		if !slices.Contains(numbers, n) {
-			return false
-		}
-	}
-	return true
 }
 
 // loadBox opens outbox.db, or makes one. When it was lost, every upstream

@@ -315,50 +315,6 @@ func TestRetention(t *testing.T) {
 	mustBalance(t, s)
 }
 
-// A record lies in two segments, and the second goes first, for an older record in
-// the first is still owed. What is left is no damage.
-func TestEvictedRest(t *testing.T) {
-	opt := small(t)
-	s := attach(t, opt, "flux")
-	mustAppend(t, s, 1, t0, content(1, 1, 10_000))
-	for id := uint64(2); id < 9; id++ {
-		mustAppend(t, s, id, t0, content(id, 3, 70_000)) // more than one transaction may be
-	}
-	split := Entry{}
-	for _, l := range s.index {
-		if l.first == 1 && l.last == 2 {
-			split = l.Entry
-		}
-	}
-	if split.ID < 2 {
-		t.Fatalf("no record begins in the first segment and goes on in the second: %+v", s.index)
-	}
-	if err := s.Outbox("flux").Update(func(tx *Tx) error {
-		p, _ := tx.Pending().Without(Range{2, 9})
-		n := tx.o.s.index.pending(Pending{{2, 9}}, Open)
-		tx.Progress(p, nil)
-		tx.Dropped("unwanted", n)
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if ok, err := s.evictLocked(true); err != nil || !ok {
-		t.Fatalf("evict = %v, %v", ok, err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s = attach(t, opt, "flux")
-	entries := s.Entries(Range{0, Open})
-	if len(entries) == 0 || entries[0].ID != 1 || slices.ContainsFunc(entries, func(e Entry) bool { return e.ID == split.ID }) {
-		t.Fatalf("there are %+v, want the first, and not %d", entries, split.ID)
-	}
-	if n := s.Stats().DamagedRecords; n != 0 {
-		t.Errorf("%d records are damaged, want 0", n)
-	}
-	mustBalance(t, s)
-}
-
 func TestEvictionOrder(t *testing.T) {
 	opt := small(t)
 	old := attach(t, opt, "flux", "gone")
