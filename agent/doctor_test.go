@@ -180,7 +180,7 @@ func TestDoctorFinds(t *testing.T) {
 			return func(d *daemon) { os.Chmod(d.unix, 0o600) }
 		}, failing, "its mode is 0600, and the configuration lets more users send: 0660"},
 		{"a socket is its owner's alone", func(_ *testing.T, s *setup) func(*daemon) {
-			s.Listen = fmt.Sprintf("  unixgram: [{path: %q, mode: \"0600\"}]\n  http: \"127.0.0.1:0\"\n", filepath.Join(s.Dir, "s.sock"))
+			s.Listen = fmt.Sprintf("  udp: []\n  unixgram: [{path: %q, mode: \"0600\"}]\n  http: \"127.0.0.1:0\"\n", filepath.Join(s.Dir, "s.sock"))
 			return nil
 		}, warning, "only the owner can send"},
 		{"a folder above the socket is closed", func(_ *testing.T, s *setup) func(*daemon) {
