@@ -30,7 +30,7 @@ func TestDiskTrouble(t *testing.T) {
 		command(t, "mount", "-o", "loop", dir+".image", dir)
 	}
 	fill := func(t *testing.T, dir string, _ *daemon) {
-		f, err := os.Create(filepath.Join(dir, "filler"))
+		f, err := os.OpenFile(filepath.Join(dir, "filler"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 		for err == nil {
 			_, err = f.Write(make([]byte, 4096))
 		}
@@ -93,11 +93,11 @@ func TestDiskTrouble(t *testing.T) {
 				d.until("what comes meanwhile is delivered from memory", func() bool {
 					send()
 					d.send(conn, "trouble.meanwhile:1|c")
-					return flux.CounterTotal("trouble.meanwhile").Float > 0
+					if c.state == "full" {
+						c.take(t, dir, d) // ext4 finds some room again once it has written what it had promised room for
+					}
+					return flux.CounterTotal("trouble.meanwhile").Float > 0 && d.status().Spool.State == c.state
 				})
-				if s := d.status(); s.Spool.State != c.state {
-					t.Errorf("spool %s, want it %s still", s.Spool.State, c.state)
-				}
 				if !strings.Contains(d.log.String(), c.says) {
 					t.Errorf("the log does not tell of %q", c.says)
 				}
