@@ -212,15 +212,26 @@ func (d *daemon) cleanUp() {
 // until waits for a condition, and fails the test if the agent exits first.
 func (d *daemon) until(what string, ok func() bool) {
 	d.t.Helper()
-	deadline := time.Now().Add(patience)
+	d.untilStuck(what, func() uint64 { return 0 }, ok)
+}
+
+// untilStuck waits for a condition as until does, and for as long as progress
+// changes; ten times patience is the most.
+func (d *daemon) untilStuck(what string, progress func() uint64, ok func() bool) {
+	d.t.Helper()
+	began := time.Now()
+	changed, last := began, uint64(0)
 	for !ok() {
 		select {
 		case <-d.exited:
 			d.t.Fatalf("the agent exited (%v) before: %s\n%s", d.cmd.ProcessState, what, d.log.tail(20))
 		case <-time.After(10 * time.Millisecond):
 		}
-		if time.Now().After(deadline) {
-			d.t.Fatalf("not within %v: %s\n%s", patience, what, d.log.tail(20))
+		if n := progress(); n != last {
+			changed, last = time.Now(), n
+		}
+		if time.Since(changed) > patience || time.Since(began) > 10*patience {
+			d.t.Fatalf("not within %v: %s\n%s", time.Since(began).Round(time.Second), what, d.log.tail(20))
 		}
 	}
 }
@@ -431,10 +442,11 @@ func (d *daemon) taken(n uint64) {
 }
 
 // delivered waits until nothing is open, pending or in doubt any more. A window
-// is closed first and stored then; the log tells of it when it is stored.
+// is closed first and stored then; the log tells of it when it is stored. However
+// much there is to deliver, it waits as long as something comes of it.
 func (d *daemon) delivered() {
 	d.t.Helper()
-	d.until("everything is delivered", func() bool {
+	d.untilStuck("everything is delivered", d.settled, func() bool {
 		s := d.status()
 		closed := s.Ledger.sum(func(k intake) uint64 { return k.Windowed })
 		if s.Spool.State != "ok" || s.Spool.InMemory > 0 || s.Ledger.sum(func(k intake) uint64 { return k.Open }) > 0 || d.log.stored() < closed {
@@ -449,6 +461,20 @@ func (d *daemon) delivered() {
 		}
 		return true
 	})
+}
+
+// settled counts the samples with which upstreams are done.
+func (d *daemon) settled() (n uint64) {
+	for _, u := range d.status().Upstreams {
+		n += u.Ledger.sum(func(k up) uint64 {
+			done := k.Delivered + k.Dead
+			for _, dropped := range k.Dropped {
+				done += dropped
+			}
+			return done
+		})
+	}
+	return n
 }
 
 // A logBuffer collects a process's output.

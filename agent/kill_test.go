@@ -56,6 +56,9 @@ func TestKill(t *testing.T) {
 		if t.Failed() {
 			return
 		}
+		if len(done)%100 == 0 {
+			t.Logf("%d cycles", len(done))
+		}
 	}
 	faults.stop()
 	d := start(t, s)
