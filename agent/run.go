@@ -87,6 +87,8 @@ type agent struct {
 
 	folded map[string]bool // metrics that were told of; owned by closeWindows
 
+	unanswered chan struct{} // closed when the disk, which was not waited for, has answered; nil if it has; owned by closeWindows
+
 	mu sync.Mutex // guards the fields below
 	view
 	loaded   time.Time  // when the configuration was put into effect
@@ -266,9 +268,11 @@ func (a *agent) closeWindows(now time.Time) {
 	for _, w := range windows {
 		m := spool.Meta{ID: w.ID, Start: w.Start, Width: w.Width, Absent: w.Absent,
 			Flags: w.Flags(), Samples: w.Samples, Series: w.Series, Accepted: stats.Accepted}
-		seq, err := a.spool.Append(now, m, w.Parts())
-		if err != nil {
+		var seq uint64
+		if err := a.spool.Remember(now, m, w.Parts()); err != nil {
 			a.log.Error("a window could not be stored", "start", w.Start, "error", err)
+		} else {
+			seq = a.flush(now)
 		}
 		a.tellWindow(w, seq)
 		a.noteSizes(w)
@@ -276,6 +280,41 @@ func (a *agent) closeWindows(now time.Time) {
 	}
 	a.tellFolded(stats.Folded)
 	a.wakeDeliveries()
+}
+
+// answerWithin is how long a window waits for the disk before those that follow are
+// kept in memory. A busy disk may take seconds for one append.
+const answerWithin = 5 * time.Second
+
+// flush writes what the spool has in memory, and gives the sequence of the last
+// window, 0 if that is not on disk. A disk that hangs holds up neither the windows
+// that follow nor the samples in them: there is one attempt, until that is over.
+func (a *agent) flush(now time.Time) (seq uint64) {
+	if a.unanswered != nil {
+		select {
+		case <-a.unanswered:
+			a.unanswered = nil
+		default:
+			return 0
+		}
+	}
+	began, done := time.Now(), make(chan struct{})
+	var written uint64 // until done is closed, the goroutine's
+	go func() {
+		written = a.spool.Flush(now)
+		close(done)
+		if time.Since(began) > answerWithin {
+			a.wakeDeliveries()
+		}
+	}()
+	select {
+	case <-done:
+		return written
+	case <-time.After(answerWithin):
+		a.unanswered = done
+		a.spool.Unanswered(began)
+		return 0
+	}
 }
 
 // tellWindow logs the first window, which tells whoever tries sluice that it

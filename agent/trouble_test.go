@@ -195,6 +195,96 @@ func TestDiskGone(t *testing.T) {
 	}
 }
 
+// TestDiskHangs freezes the file system under the agent: whatever it writes does not
+// come back. It goes on taking samples, closes windows on time, and says what is the
+// matter. When the disk answers again everything is delivered once. An agent that is
+// killed meanwhile cannot end, and the one that follows goes on beside it.
+func TestDiskHangs(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" || os.Getuid() != 0 {
+		t.Skip("needs root on Linux to freeze a file system")
+	}
+	if _, err := exec.LookPath("fsfreeze"); err != nil {
+		t.Skip("needs fsfreeze (util-linux)")
+	}
+	for _, how := range []string{"thawed", "killed"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			dir := filepath.Join(t.TempDir(), "disk")
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			makeExt4(t, dir+".image")
+			command(t, "mount", "-o", "loop", dir+".image", dir)
+			t.Cleanup(func() { exec.Command("umount", "-l", dir).Run() })
+			flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499, Allow: []fluxtest.Rule{fluxtest.RuleConcurrent}}))
+			s := setup{Dir: t.TempDir(), Flux: flux.URL, Spool: filepath.Join(dir, "spool"), Interval: "100ms", Upstream: "settle: 0s",
+				Listen: "  udp: [\"127.0.0.1:0\"]\n  http: \"127.0.0.1:0\"\n"}
+			first := start(t, s)
+			thaw := func() { exec.Command("fsfreeze", "--unfreeze", dir).Run() }
+			t.Cleanup(thaw) // before the agent is asked to end
+			first.until("the spool is open", func() bool { return first.status().Spool.State == "ok" })
+			conn := first.dial("udp")
+			sent := map[string]int{}
+			send := func(d *daemon, name string) {
+				sent[name]++
+				d.send(conn, name+":1|c")
+			}
+			arrived := func(name string) int { return int(flux.CounterTotal(name).Float) }
+			send(first, "hang.before")
+			first.until("the first sample is delivered", func() bool { return arrived("hang.before") == 1 })
+
+			command(t, "fsfreeze", "--freeze", dir)
+			first.until("the agent says what is the matter", func() bool {
+				send(first, "hang.first")
+				s := first.status()
+				return s.Spool.State == "memory" && strings.Contains(s.Spool.Detail, "has not answered since") &&
+					s.Ready.OK && strings.Contains(s.Ready.Detail, "has not answered since")
+			})
+			if n := first.log.count("records are kept in memory"); n != 1 {
+				t.Errorf("the log tells of it %d times, want once", n)
+			}
+			waiting := first.status().Spool.InMemory
+			first.until("windows are closed meanwhile", func() bool { send(first, "hang.first"); return first.status().Spool.InMemory >= waiting+5 })
+			first.taken(uint64(sent["hang.before"] + sent["hang.first"]))
+
+			d := first
+			if how == "killed" {
+				first.signal(syscall.SIGKILL)
+				d = start(t, s)
+				t.Cleanup(thaw)
+				conn = d.dial("udp")
+				for range 20 {
+					send(d, "hang.second")
+				}
+				d.taken(20)
+			}
+			thaw()
+			if how == "killed" {
+				first.wait()
+			}
+			send(d, "hang.after")
+			d.delivered()
+			d.balanced()
+			if how == "killed" { // what was in memory only is gone
+				if n := arrived("hang.first"); n > sent["hang.first"] {
+					t.Errorf("%d samples of the first arrived, %d were sent", n, sent["hang.first"])
+				}
+				delete(sent, "hang.first")
+			}
+			for name, n := range sent {
+				if got := arrived(name); got != n {
+					t.Errorf("%d samples of %s arrived, %d were sent", got, name, n)
+				}
+			}
+			if got := flux.Duplicates(); len(got) > 0 {
+				t.Errorf("%d counters were stored twice, the first %+v", len(got), got[0])
+			}
+			t.Logf("%d windows waited for the disk, %d KiB of memory", waiting, d.memory("RssAnon")>>10)
+		})
+	}
+}
+
 // makeExt4 makes an image of a small file system.
 func makeExt4(t *testing.T, image string) {
 	t.Helper()

@@ -19,36 +19,60 @@ import (
 // Each part is valid until the next one is asked for; a record has 1 to 65,535
 // parts.
 func (s *Spool) Append(now time.Time, m Meta, parts iter.Seq[[]byte]) (seq uint64, err error) {
-	rec := gather(m, parts)
-	if n := len(rec.parts); n == 0 || n > partsMax {
-		return 0, fmt.Errorf("append record: it has %d parts, want 1 to %d", n, partsMax)
+	if err := s.Remember(now, m, parts); err != nil {
+		return 0, err
 	}
-	if rec.bytes > math.MaxUint32 {
-		return 0, fmt.Errorf("append record: it has %d bytes, want at most %d", rec.bytes, uint32(math.MaxUint32))
-	}
-	if s.attaching.Load() { // which may take seconds; the caller need not wait for it
-		s.remember(now, rec)
-		return 0, nil
-	}
-	s.io.Lock()
-	defer s.io.Unlock()
-	if err := s.flushLocked(now); err == nil {
-		if seq, err := s.writeLocked(now, rec); err == nil {
-			return seq, nil
-		}
-		rec.tried = true
-	}
-	s.remember(now, rec)
-	return 0, nil
+	return s.Flush(now), nil
 }
 
-func (s *Spool) remember(now time.Time, rec record) {
+// Remember is the first half of Append, which does not touch the disk: the record
+// is in the memory log. One that does not fit there beside newer ones is dropped.
+func (s *Spool) Remember(now time.Time, m Meta, parts iter.Seq[[]byte]) error {
+	rec := gather(m, parts)
+	if n := len(rec.parts); n == 0 || n > partsMax {
+		return fmt.Errorf("append record: it has %d parts, want 1 to %d", n, partsMax)
+	}
+	if rec.bytes > math.MaxUint32 {
+		return fmt.Errorf("append record: it has %d bytes, want at most %d", rec.bytes, uint32(math.MaxUint32))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.memory.since.IsZero() {
 		s.memory.since = now
 	}
+	s.memory.trim() // this one may be written at once
 	s.memory.push(rec)
+	return nil
+}
+
+// Flush is the second half of Append: it writes the memory log and gives the sequence
+// of the record that was remembered last, or 0 if that is still in memory.
+// It takes as long as the disk does; see Unanswered.
+func (s *Spool) Flush(now time.Time) (seq uint64) {
+	if !s.attaching.Load() { // which may take seconds; the caller need not wait for it
+		s.io.Lock()
+		_ = s.flushLocked(now) // is in Stats
+		s.io.Unlock()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.memory.trim()
+	if s.memory.last == s.memory.pushed {
+		return s.memory.lastSeq
+	}
+	return 0
+}
+
+// Unanswered tells the spool that a Flush has not come back: its disk hangs. Stats says
+// so until a record is written, or refused.
+func (s *Spool) Unanswered(since time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.memory.records) == 0 || s.failure != nil { // it came back just now; or there is trouble already
+		return
+	}
+	s.failure = fmt.Errorf("the disk has not answered since %s", since.UTC().Format(time.TimeOnly+"Z"))
+	s.log.Error("records are kept in memory", "error", s.failure)
 }
 
 // flushLocked writes the memory log, in order, up to the first failure.
@@ -58,33 +82,22 @@ func (s *Spool) flushLocked(now time.Time) error {
 	}
 	for {
 		s.mu.Lock()
-		empty := len(s.memory.records) == 0
-		var rec record
-		first := s.memory.first
-		if !empty {
-			s.memory.records[0].tried = true
-			rec = s.memory.records[0]
-		}
+		rec, ok := s.memory.next()
 		s.mu.Unlock()
-		if empty {
+		if !ok {
 			return nil
 		}
-		if _, err := s.writeLocked(now, rec); err != nil {
+		if err := s.writeLocked(now, rec); err != nil {
 			return err
 		}
-		s.mu.Lock()
-		if s.memory.first == first { // else it was pushed out in between
-			s.memory.pop()
-		}
-		s.mu.Unlock()
 	}
 }
 
-// writeLocked puts a record into the tail segment and the index. After an
-// error its sequence is given to the next attempt: should the failed one have
+// writeLocked puts the first record of the memory log into the tail segment and the
+// index. After an error its sequence is given to the next attempt: should the failed one have
 // come through after all, both carry the same number, and the newer counts.
-func (s *Spool) writeLocked(now time.Time, rec record) (seq uint64, err error) {
-	seq, err = s.storeLocked(now, rec)
+func (s *Spool) writeLocked(now time.Time, rec record) error {
+	seq, err := s.storeLocked(now, rec)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil && (s.failure == nil || s.failure.Error() != err.Error()) {
@@ -94,10 +107,8 @@ func (s *Spool) writeLocked(now time.Time, rec record) (seq uint64, err error) {
 		s.log.Info("records are written to disk again", "records", len(s.memory.records))
 	}
 	s.failure = err
-	if err == nil {
-		s.memory.since = time.Time{}
-	}
-	return seq, err
+	s.memory.wrote(seq, err)
+	return err
 }
 
 func (s *Spool) storeLocked(now time.Time, rec record) (uint64, error) {

@@ -33,7 +33,8 @@
 //	batch         65,536 items, 16 MiB with its item table before compression
 //	dead letters  32 MiB per upstream, the oldest go first
 //	quarantine    32 MiB, the oldest go first
-//	memory log    32 MiB, the oldest go first
+//	memory log    32 MiB, the oldest go first, beside the record that came last and
+//	              one that is being written
 //	stand-in      8 MiB of records beside it, the oldest go first
 //	index         some 350 bytes a record in memory
 //

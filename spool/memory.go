@@ -2,6 +2,7 @@ package spool
 
 import (
 	"iter"
+	"slices"
 	"time"
 )
 
@@ -10,7 +11,8 @@ type record struct {
 	meta  Meta
 	parts [][]byte
 	bytes int64
-	tried bool // it may be on disk, for all that its append answered an error
+	tried bool   // it may be on disk, for all that its append answered an error
+	n     uint64 // which of all that were ever pushed, from 1
 }
 
 // gather copies the parts: they are the caller's only until the next one is
@@ -24,35 +26,70 @@ func gather(m Meta, parts iter.Seq[[]byte]) record {
 	return rec
 }
 
-// memory is the log that stands in for the disk: records in the order they
-// came, at most limit bytes of parts. What is dropped first is the oldest,
-// because the newest is what an operator looks at while the disk is being
+// memory is the log through which records go to the disk, and where they stay while
+// that cannot be written: in the order they came. At most limit bytes of parts stay,
+// beside the record that came last and one that is being written. What is dropped first is
+// the oldest, because the newest is what an operator looks at while the disk is being
 // repaired; it is counted per kind.
 type memory struct {
 	limit   int64
 	bytes   int64
 	records []record
-	first   uint64        // how many have left: tells one first record from another
+	pushed  uint64        // records, ever
+	writing bool          // the first record, so it must stay
+	last    uint64        // record that was written last
+	lastSeq uint64        // that it got
 	dropped [Kinds]uint64 // samples
 	gap     Span          // of the records dropped
 	since   time.Time     // since when records have not been written; zero while they are
 }
 
 func (m *memory) push(rec record) {
+	m.pushed++
+	rec.n = m.pushed
 	m.records = append(m.records, rec)
 	m.bytes += rec.bytes
-	for m.bytes > m.limit && len(m.records) > 0 {
-		addTo(&m.dropped, &m.records[0].meta.Samples)
-		m.gap = m.gap.with(m.records[0].meta.span())
-		m.pop()
+}
+
+// trim drops what is too much.
+func (m *memory) trim() {
+	stay := 0
+	if m.writing {
+		stay = 1
+	}
+	for m.bytes > m.limit && len(m.records) > stay {
+		addTo(&m.dropped, &m.records[stay].meta.Samples)
+		m.gap = m.gap.with(m.records[stay].meta.span())
+		m.remove(stay)
 	}
 }
 
-func (m *memory) pop() {
-	m.bytes -= m.records[0].bytes
-	m.records[0] = record{} // so that its bytes can go
-	m.records = m.records[1:]
-	m.first++
+// next begins to write the first record, if there is one.
+func (m *memory) next() (rec record, ok bool) {
+	if len(m.records) == 0 {
+		return record{}, false
+	}
+	m.writing, m.records[0].tried = true, true
+	return m.records[0], true
+}
+
+// wrote ends it. Without an error the record is not in memory any more.
+func (m *memory) wrote(seq uint64, err error) {
+	if m.writing = false; err != nil {
+		return
+	}
+	m.last, m.lastSeq, m.since = m.records[0].n, seq, time.Time{}
+	m.remove(0)
+}
+
+func (m *memory) remove(i int) {
+	m.bytes -= m.records[i].bytes
+	if i == 0 {
+		m.records[0] = record{} // so that its bytes can go
+		m.records = m.records[1:]
+		return
+	}
+	m.records = slices.Delete(m.records, i, i+1)
 }
 
 // overdue tells whether records have not been written for so long that they are not

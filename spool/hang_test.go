@@ -1,0 +1,63 @@
+package spool
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A disk that hangs has one Flush that does not come back. Whoever remembers records
+// meanwhile does not wait, Stats says so, and memory has its bound; the record that is
+// being written is neither dropped nor counted twice.
+func TestHang(t *testing.T) {
+	opt := small(t)
+	opt.MemoryBytes = 1000
+	s := New(opt)
+	if err := s.Attach(t.Context(), t0); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	remember := func(id uint64) {
+		t.Helper()
+		if err := s.Remember(t0, Meta{ID: id, Samples: [Kinds]uint64{1: id}}, slices.Values(content(id, 1, 300))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Unanswered(t0) // nothing waits for the disk
+	if st := s.Stats(); st.State != "ok" {
+		t.Errorf("Stats() = %+v, want ok", st)
+	}
+	remember(1)
+	s.io.Lock() // as the write of the first record does
+	rec, _ := s.memory.next()
+	flushed := make(chan uint64)
+	go func() { flushed <- s.Flush(t0) }()
+	s.Unanswered(t0)
+	for id := uint64(2); id <= 9; id++ {
+		remember(id)
+	}
+	if st := s.Stats(); st.State != "memory" || !strings.Contains(st.Detail, "has not answered since "+t0.Format(time.TimeOnly)) {
+		t.Errorf("Stats() = %+v, want memory and since when", st)
+	}
+	if s.Claim(t0.Add(time.Hour)) {
+		t.Error("records are claimed while one is being written")
+	}
+	// 1 is being written, 9 came last, and 7 and 8 fit beside them.
+	if st := s.Stats(); st.MemoryRecords != 4 || st.MemoryDropped[1] != 2+3+4+5+6 {
+		t.Errorf("Stats() = %+v, want 4 records in memory, and those of 2 to 6 dropped", st)
+	}
+	if err := s.writeLocked(t0, rec); err != nil { // it answers
+		t.Fatal(err)
+	}
+	s.io.Unlock()
+	if seq := <-flushed; seq != 4 {
+		t.Errorf("Flush() = %d, want 4, the sequence of the last record", seq)
+	}
+	if got, want := ids(s), []uint64{1, 7, 8, 9}; !slices.Equal(got, want) {
+		t.Errorf("on disk are %v, want %v", got, want)
+	}
+	if st := s.Stats(); st.State != "ok" || st.MemoryRecords != 0 || st.MemoryBytes != 0 {
+		t.Errorf("Stats() = %+v, want ok, and nothing in memory", st)
+	}
+}
