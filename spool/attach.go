@@ -81,7 +81,7 @@ func (s *Spool) loadLocked(ctx context.Context, dir *folder, now time.Time) erro
 	s.out.Lock()
 	defer s.out.Unlock()
 	if hadBox && !s.opt.Guest {
-		if err := dir.compact(); err != nil {
+		if err := dir.compact(s.boxReserve()); err != nil {
 			s.log.Warn("outbox is not compacted", "error", err)
 		}
 	}
@@ -232,7 +232,7 @@ func (s *Spool) loadBox(x *box, exists bool, a *assembly) (map[string]*state, er
 	}
 	var random [8]byte
 	rand.Read(random[:])
-	if err := x.dir.createBox(be.Uint64(random[:]), min(reserveMax, s.opt.MaxBytes/64)); err != nil {
+	if err := x.dir.createBox(be.Uint64(random[:]), s.boxReserve()); err != nil {
 		return nil, err
 	}
 	states, err := x.open()
@@ -253,6 +253,8 @@ func (s *Spool) loadBox(x *box, exists bool, a *assembly) (map[string]*state, er
 	}
 	return states, nil
 }
+
+func (s *Spool) boxReserve() int64 { return min(reserveMax, s.opt.MaxBytes/64) }
 
 // showLocked puts loaded states in place; configured upstreams without one are
 // new.

@@ -35,8 +35,9 @@ var (
 	outboxVersion = byte(1)
 )
 
-// reserveMax is written to a new outbox.db and deleted again: blocks that
-// belong to the file, so that batches can still be settled on a full disk.
+// reserveMax is written to a new outbox.db, and to a copy of one, and deleted
+// again: blocks that belong to the file, so that batches can still be settled on
+// a full disk.
 const reserveMax = 1 << 20
 
 var errBoxClosed = errors.New("outbox.db is closed after an error")
@@ -66,15 +67,12 @@ func (d *folder) createBox(generation uint64, reserve int64) error {
 			if _, err := tx.CreateBucket(outboxBucket); err != nil {
 				return err
 			}
-			if err := b.Put([]byte("reserve"), make([]byte, reserve)); err != nil {
-				return err
-			}
 			return b.Put(generationKey, closed(generationKey, value))
 		})
 		if err != nil {
 			return err
 		}
-		return db.Update(func(tx *bolt.Tx) error { return tx.Bucket(spoolBucket).Delete([]byte("reserve")) })
+		return addReserve(db, reserve)
 	})
 	if err = errors.Join(err, closeDB(db)); err == nil {
 		err = d.rename(temp, outboxName)
@@ -84,6 +82,16 @@ func (d *folder) createBox(generation uint64, reserve int64) error {
 		return fmt.Errorf("create %s: %w", outboxName, err)
 	}
 	return nil
+}
+
+// addReserve writes pages and frees them.
+func addReserve(db *bolt.DB, bytes int64) error {
+	key := []byte("reserve")
+	err := db.Update(func(tx *bolt.Tx) error { return tx.Bucket(spoolBucket).Put(key, make([]byte, bytes)) })
+	if err != nil {
+		return err
+	}
+	return db.Update(func(tx *bolt.Tx) error { return tx.Bucket(spoolBucket).Delete(key) })
 }
 
 // open opens the file and loads every upstream's state from it. An error that
@@ -260,8 +268,9 @@ func (x *box) view(name, bucket string, fn func(bucket) error) error {
 }
 
 // compact copies outbox.db when more than half of it is free, beyond the
-// reserve. A file that cannot be copied is left as it is.
-func (d *folder) compact() error {
+// reserve, which the copy gets anew. A file that cannot be copied is left as it
+// is.
+func (d *folder) compact(reserve int64) error {
 	db, err := d.openDB(outboxName, d.dbOptions())
 	if err != nil {
 		return err
@@ -289,7 +298,13 @@ func (d *folder) compact() error {
 	if err != nil {
 		return errors.Join(err, closeDB(db))
 	}
-	err = guard(func() error { return bolt.Compact(to, db, 0) })
+	to.AllocSize = allocSize
+	err = guard(func() error {
+		if err := bolt.Compact(to, db, 0); err != nil {
+			return err
+		}
+		return addReserve(to, reserve)
+	})
 	if err = errors.Join(err, closeDB(to), closeDB(db)); err == nil {
 		err = d.rename(temp, outboxName)
 	}

@@ -31,7 +31,7 @@
 //	part          its own segment when larger than one; meant to be at most 4 MiB
 //	ranges        64 per upstream
 //	batch         65,536 items, 16 MiB with its item table before compression
-//	dead letters  32 MiB per upstream, the oldest go first
+//	dead letters  32 MiB per upstream, at most an eighth of MaxBytes; the oldest go first
 //	quarantine    32 MiB, the oldest go first
 //	memory log    32 MiB, the oldest go first, beside the record that came last and
 //	              one that is being written

@@ -185,10 +185,12 @@ func (s *Spool) bytes() int64 {
 
 // evictLocked removes one file; false when there is none left.
 func (s *Spool) evictLocked(pending bool) (bool, error) {
-	if names, _ := s.dir.quarantined(); len(names) > 0 {
-		err := s.dir.remove(names[0])
-		s.countQuarantine()
-		return err == nil, err
+	names, _ := s.dir.quarantined()
+	for _, name := range names {
+		if err := s.dir.remove(name); err == nil {
+			s.countQuarantine()
+			return true, nil
+		} // a folder that is not empty, for one: it must not keep the others here
 	}
 	list := s.segmentList()
 	for _, g := range list {

@@ -114,6 +114,7 @@ type rollUp struct {
 	outputs []coarse
 	cursors []cursor
 	size    int64 // of the new file
+	segment int64 // SegmentBytes
 }
 
 // coarse is a record that is to be made of others, or of one as it is.
@@ -137,7 +138,7 @@ func (r *rollUp) temp() string   { return r.last().name() + tempSuffix }
 // while, the oldest segments.
 func (s *Spool) nextRollUp() (*rollUp, bool) {
 	s.io.Lock()
-	dir, maxBytes := s.dir, s.opt.MaxBytes
+	dir := s.dir
 	s.io.Unlock()
 	if dir == nil {
 		return nil, false
@@ -151,14 +152,14 @@ func (s *Spool) nextRollUp() (*rollUp, bool) {
 			owed += g.size
 		}
 	}
-	threshold := min(maxBytes/100*rollUpAt, maxBytes-2*s.reserve())
+	threshold := min(s.opt.MaxBytes/100*rollUpAt, s.opt.MaxBytes-2*s.reserve())
 	if owed+s.stats.Bytes < threshold && !isFull(s.failure) {
 		return nil, false
 	}
 	for _, width := range widths {
 		for i := 0; i < len(s.segments)-1; i++ {
 			if from, outputs := s.stretchLocked(x, i, width); from != nil {
-				return &rollUp{s: s, dir: dir, from: from, width: width, outputs: outputs, cursors: s.cursorsLocked()}, true
+				return &rollUp{s: s, dir: dir, from: from, width: width, outputs: outputs, cursors: s.cursorsLocked(), segment: s.opt.SegmentBytes}, true
 			}
 		}
 	}
@@ -268,12 +269,12 @@ func (r *rollUp) write(ctx context.Context) (err error) {
 	_ = r.dir.root.Remove(r.temp())
 	opt := r.dir.dbOptions()
 	opt.NoSync = true // it is synced once, when it is whole
-	opt.MaxSize = int(max(r.s.opt.SegmentBytes, r.from[0].size))
+	opt.MaxSize = int(max(r.segment, r.from[0].size))
 	to, err := r.dir.openDB(r.temp(), opt)
 	if err != nil {
 		return err
 	}
-	to.AllocSize = int(min(256<<10, max(r.s.opt.SegmentBytes/16, 4096))) // finer than usual: many of these files are small
+	to.AllocSize = int(min(256<<10, max(r.segment/16, 4096))) // finer than usual: many of these files are small
 	defer func() { err = errors.Join(err, closeDB(to)) }()
 	var sources sources
 	defer func() { sources.close() }()

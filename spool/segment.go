@@ -51,6 +51,7 @@ func (g *segment) name() string { return segmentName(g.number) }
 func (d *folder) createSegment(number uint64, maxSize int64, now time.Time) (*segment, error) {
 	g := &segment{number: number, born: now}
 	temp := g.name() + tempSuffix
+	_ = d.root.Remove(temp) // a full disk may have cut the last attempt short: what it left cannot be opened
 	db, err := d.openDB(temp, d.dbOptions())
 	if err != nil {
 		return nil, err

@@ -77,8 +77,9 @@ type Stats struct {
 // so readers do not wait for a disk; the one that reads a record does, because a
 // segment must not be removed under it.
 type Spool struct {
-	opt Options
-	log *slog.Logger
+	opt     Options // see SetLimits
+	derived bool    // opt.SegmentBytes follows MaxBytes
+	log     *slog.Logger
 
 	attaching atomic.Bool
 
@@ -121,7 +122,8 @@ func New(o Options) *Spool {
 	if o.Retention <= 0 {
 		o.Retention = 6 * time.Hour
 	}
-	if o.SegmentBytes <= 0 {
+	derived := o.SegmentBytes <= 0
+	if derived {
 		o.SegmentBytes = min(32<<20, o.MaxBytes/8)
 	}
 	o.SegmentBytes = max(o.SegmentBytes, 256<<10)
@@ -135,7 +137,7 @@ func New(o Options) *Spool {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Spool{
-		opt: o, log: o.Log, next: 1, outboxes: map[string]*Outbox{},
+		opt: o, derived: derived, log: o.Log, next: 1, outboxes: map[string]*Outbox{},
 		memory: memory{limit: o.MemoryBytes}, failure: ErrDetached,
 	}
 }
@@ -279,16 +281,22 @@ func (s *Spool) Release(name string) {
 }
 
 // SetLimits changes MaxBytes and Retention of the options, with the same
-// meaning of 0. The next append or Maintain acts on them.
+// meaning of 0, and with MaxBytes the size of new segments, if that was 0. The
+// next append or Maintain acts on them.
 func (s *Spool) SetLimits(maxBytes int64, retention time.Duration) {
 	var o Options
 	o.MaxBytes, o.Retention = maxBytes, retention
 	o = New(o).opt
-	s.io.Lock() // both, for either is held where they are read
+	s.io.Lock() // all, for one of them is held where they are read
 	defer s.io.Unlock()
 	s.out.Lock()
 	defer s.out.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.opt.MaxBytes, s.opt.Retention = o.MaxBytes, o.Retention
+	if s.derived { // a segment of the old size may be all that the new bound has room for
+		s.opt.SegmentBytes = o.SegmentBytes
+	}
 }
 
 // Find gives the handle of an upstream that has state on disk, configured or

@@ -32,7 +32,7 @@ type Settlement struct {
 
 const (
 	answerMax = 4 << 10
-	deadMax   = 32 << 20 // bytes of dead letters per upstream; the oldest go first
+	deadMax   = 32 << 20 // bytes of dead letters per upstream, or an eighth of MaxBytes; the oldest go first
 )
 
 // Tx is one Update of one outbox. A method that is asked for something
@@ -236,7 +236,9 @@ func (tx *Tx) trimLetters() {
 	for _, l := range tx.st.letters {
 		total += l.size
 	}
-	for total > deadMax {
+	// outbox.db gets no smaller while it is open: without a share of MaxBytes letters
+	// would push windows out.
+	for total > min(deadMax, tx.o.s.opt.MaxBytes/8) {
 		l := tx.st.letters[0]
 		tx.st.letters = tx.st.letters[1:]
 		tx.st.deadLost++
