@@ -425,13 +425,24 @@ func countFlux(body []byte) (accepted, rejected int, dialect string, ok bool) {
 // sealed in; of a self-hosted server, which knows no such query, for the last
 // one in the slot. Events have no marker: the read API knows metrics only.
 func (f *flux) Look(b *spool.Batch) (*http.Request, error) {
-	switch {
-	case b.URL != f.options.URL, b.Dialect == "", b.Lane == spool.Events, b.Lane == spool.Singles:
+	if b.URL != f.options.URL || b.Dialect == "" || b.Lane == spool.Events || b.Lane == spool.Singles || len(b.Items) == 0 {
 		return nil, nil
-	case b.Dialect == SelfHosted:
+	}
+	// The tags are those in the batch: agent and slots may be others by now.
+	var marker struct {
+		Tags struct {
+			Agent string `json:"agent"`
+			Slot  string `json:"slot"`
+		} `json:"tags"`
+	}
+	last := b.Items[len(b.Items)-1]
+	if err := json.Unmarshal(b.Body[last.Off:last.Off+last.Len], &marker); err != nil {
+		return nil, err
+	}
+	if b.Dialect == SelfHosted {
 		return f.get("/last?" + url.Values{
 			"name":  {fluxMarker},
-			"query": {fmt.Sprintf(`{"agent":%q,"slot":%q}`, f.agent, f.slot(b))},
+			"query": {fmt.Sprintf(`{"agent":%q,"slot":%q}`, marker.Tags.Agent, marker.Tags.Slot)},
 		}.Encode())
 	}
 	from := b.Sealed.UTC().Truncate(time.Minute)
@@ -440,8 +451,8 @@ func (f *flux) Look(b *spool.Batch) (*http.Request, error) {
 		"to":          {from.Add(time.Minute).Format(timestamp)},
 		"aggregation": {"max"},
 		"interval":    {"1m"},
-		"tags[agent]": {f.agent},
-		"tags[slot]":  {f.slot(b)},
+		"tags[agent]": {marker.Tags.Agent},
+		"tags[slot]":  {marker.Tags.Slot},
 	}
 	return f.get("/" + fluxMarker + "/query?" + q.Encode())
 }
@@ -501,12 +512,16 @@ func (f *flux) Found(b *spool.Batch, o outcome) finding {
 	if json.Unmarshal(o.body, &answer) != nil || answer.Data == nil || answer.Data.Series == nil {
 		return unreadable
 	}
+	found := absent
 	for _, p := range *answer.Data.Series {
-		if p.Value != nil && *p.Value == float64(b.Seq) {
+		switch {
+		case p.Value != nil && *p.Value == float64(b.Seq):
 			return present
+		case p.Value != nil && *p.Value > float64(b.Seq): // a later batch of the slot hides it, or one of a copy of this agent
+			found = unreadable
 		}
 	}
-	return absent
+	return found
 }
 
 // foundLast reads the self-hosted server's answer, {"timestamp","value"} with

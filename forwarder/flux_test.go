@@ -173,7 +173,8 @@ func TestLookWhereNothingCanBeConcluded(t *testing.T) {
 // The self-hosted server tells the last point of a series. A later batch of the
 // same slot hides an earlier one: then nothing can be concluded.
 func TestFoundSelfHosted(t *testing.T) {
-	f, b := fluxOf(SelfHosted), &spool.Batch{Seq: 130, Dialect: SelfHosted, URL: "http://flux.test"}
+	f, b := fluxOf(SelfHosted), &spool.Batch{Seq: 130, Lane: spool.Metrics, Body: []byte(fluxHead + "{}"), Items: []spool.Item{{Len: 2}}}
+	f.Finish(b)
 	look, err := f.Look(b)
 	want := "http://flux.test/api/v1/metrics/last?name=sluice.delivery&query=%7B%22agent%22%3A%2200c0ffee00c0ffee%22%2C%22slot%22%3A%22130%22%7D"
 	if err != nil || look.URL.String() != want {
@@ -205,7 +206,8 @@ func TestFound(t *testing.T) {
 		`{"data":{"series":[{"timestamp":"2026-01-01T12:00:00Z","value":130}]}}`: present,
 		`{"data":{"series":[{"value":66},{"value":130}]}}`:                       present,
 		`{"data":{"series":[{"value":66}]}}`:                                     absent,
-		`{"data":{"series":[{"value":194}]}}`:                                    absent,
+		`{"data":{"series":[{"value":194}]}}`:                                    unreadable, // hidden
+		`{"data":{"series":[{"value":194},{"value":130}]}}`:                      present,
 		`{"data":{"series":[{"value":null}]}}`:                                   absent,
 		`{"data":{"series":[]}}`:                                                 absent,
 		`{"data":{}}`:                                                            unreadable,

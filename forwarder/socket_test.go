@@ -167,9 +167,12 @@ func TestTCPConnectionPerRequest(t *testing.T) {
 	defer serving.Wait()
 	defer server.Close()
 	f := overTCP(t, tcpOptions("http://"+l.Addr().String()))
-	b := f.outbox.Batches()[0]
+	b, err := f.outbox.Load(f.outbox.Batches()[0].Seq)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for range 3 {
-		req, err := f.upstream.Look(&b)
+		req, err := f.upstream.Look(b)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -206,8 +209,11 @@ func TestTCPAnswerBound(t *testing.T) {
 	s := fluxtest.New(t, fluxtest.Options{})
 	s.FaultReads(fluxtest.HugeBody(500, 1<<30))
 	f := overTCP(t, tcpOptions(s.URL))
-	b := f.outbox.Batches()[0]
-	req, err := f.upstream.Look(&b)
+	b, err := f.outbox.Load(f.outbox.Batches()[0].Seq)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := f.upstream.Look(b)
 	if err != nil {
 		t.Fatal(err)
 	}
