@@ -268,15 +268,8 @@ func (a *agent) closeWindows(now time.Time) {
 	for _, w := range windows {
 		m := spool.Meta{ID: w.ID, Start: w.Start, Width: w.Width, Absent: w.Absent,
 			Flags: w.Flags(), Samples: w.Samples, Series: w.Series, Accepted: stats.Accepted}
-		var seq uint64
-		if err := a.spool.Remember(now, m, w.Parts()); err != nil {
-			a.log.Error("a window could not be stored", "start", w.Start, "error", err)
-		} else {
-			seq = a.flush(now)
-		}
-		a.tellWindow(w, seq)
 		a.noteSizes(w)
-		w.Release()
+		a.store(now, m, w)
 	}
 	a.tellFolded(stats.Folded)
 	a.wakeDeliveries()
@@ -286,35 +279,58 @@ func (a *agent) closeWindows(now time.Time) {
 // kept in memory. A busy disk may take seconds for one append.
 const answerWithin = 5 * time.Second
 
-// flush writes what the spool has in memory, and gives the sequence of the last
-// window, 0 if that is not on disk. A disk that hangs holds up neither the windows
-// that follow nor the samples in them: there is one attempt, until that is over.
-func (a *agent) flush(now time.Time) (seq uint64) {
+// store appends a window to the spool and releases it. A disk that hangs holds up
+// neither the windows that follow nor the samples in them: there is one attempt, until
+// that is over, and one window that waits for it; what follows is in the memory log.
+func (a *agent) store(now time.Time, m spool.Meta, w *aggregator.Window) {
 	if a.unanswered != nil {
 		select {
 		case <-a.unanswered:
 			a.unanswered = nil
 		default:
-			return 0
+			a.tellStored(w, 0, a.spool.Remember(now, m, w.Parts()))
+			w.Release()
+			return
 		}
 	}
 	began, done := time.Now(), make(chan struct{})
-	var written uint64 // until done is closed, the goroutine's
+	var asked atomic.Int64 // when a part was, since began
 	go func() {
-		written = a.spool.Flush(now)
+		seq, err := a.spool.Append(now, m, func(yield func([]byte) bool) {
+			for p := range w.Parts() {
+				asked.Store(int64(time.Since(began)))
+				if !yield(p) {
+					return
+				}
+			}
+		})
+		a.tellStored(w, seq, err)
+		w.Release()
 		close(done)
 		if time.Since(began) > answerWithin {
 			a.wakeDeliveries()
 		}
 	}()
-	select {
-	case <-done:
-		return written
-	case <-time.After(answerWithin):
-		a.unanswered = done
-		a.spool.Unanswered(began)
-		return 0
+	for {
+		select {
+		case <-done:
+			return
+		case <-time.After(answerWithin):
+		}
+		if time.Since(began)-time.Duration(asked.Load()) > answerWithin { // else a large one is under way
+			a.unanswered = done
+			a.spool.Unanswered(began)
+			return
+		}
 	}
+}
+
+// tellStored is about a window that is in the spool, or not.
+func (a *agent) tellStored(w *aggregator.Window, seq uint64, err error) {
+	if err != nil {
+		a.log.Error("a window could not be stored", "start", w.Start, "error", err)
+	}
+	a.tellWindow(w, seq)
 }
 
 // tellWindow logs the first window, which tells whoever tries sluice that it

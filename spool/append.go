@@ -5,35 +5,105 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"math/rand/v2"
+	"slices"
 	"time"
 
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// Append stores one record in one synced transaction (in several when it is
-// larger than a segment) and gives its sequence. When there is no folder, or
-// the disk refuses, the record stays in the memory log and seq is 0 with a nil
-// error: it gets its sequence when it is written, before any later record.
-// The error is about the record itself, which is then nowhere.
+// Append stores one record, synced, and gives its sequence: in one transaction, or
+// part by part in several when it takes more than 4 MiB, of which only the last makes
+// it count. When there is no folder, or the disk refuses, the record stays in the
+// memory log and seq is 0 with a nil error: it gets its sequence when it is written,
+// before any later record. The error is about the record itself, which is then nowhere.
 //
 // Each part is valid until the next one is asked for; a record has 1 to 65,535
-// parts.
+// parts. Of a large record they are asked for a second time, from the first on, when the
+// disk refuses one: they must be the same. Append takes as long as the disk does;
+// see Unanswered.
 func (s *Spool) Append(now time.Time, m Meta, parts iter.Seq[[]byte]) (seq uint64, err error) {
-	if err := s.Remember(now, m, parts); err != nil {
+	next, stop := iter.Pull(parts)
+	defer stop()
+	s.mu.RLock()
+	most := s.transaction()
+	s.mu.RUnlock()
+	rec := record{meta: m}
+	for p, ok := next(); ok; p, ok = next() {
+		if rec.add(p); rec.bytes > most {
+			return s.stream(now, m, parts, func(yield func([]byte) bool) {
+				for _, p := range rec.parts {
+					if !yield(p) {
+						return
+					}
+				}
+				for p, ok := next(); ok && yield(p); p, ok = next() {
+				}
+			})
+		}
+	}
+	if err := s.remember(now, rec); err != nil {
 		return 0, err
 	}
 	return s.Flush(now), nil
 }
 
-// Remember is the first half of Append, which does not touch the disk: the record
-// is in the memory log. One that does not fit there beside newer ones is dropped.
-func (s *Spool) Remember(now time.Time, m Meta, parts iter.Seq[[]byte]) error {
-	rec := gather(m, parts)
-	if n := len(rec.parts); n == 0 || n > partsMax {
-		return fmt.Errorf("append record: it has %d parts, want 1 to %d", n, partsMax)
+// stream writes a large record as the rest of its parts come. When that fails it is
+// gathered from all of them.
+func (s *Spool) stream(now time.Time, m Meta, all, parts iter.Seq[[]byte]) (seq uint64, err error) {
+	tried := false
+	if !s.attaching.Load() { // which may take seconds; the caller need not wait for it
+		s.io.Lock()
+		if err = s.flushLocked(now); err == nil {
+			tried = true
+			s.mu.Lock()
+			s.streaming = true
+			s.mu.Unlock()
+			seq, err = s.storeLocked(now, m, parts)
+			s.mu.Lock()
+			s.streaming = false
+			s.tellLocked(err)
+			s.mu.Unlock()
+		}
+		s.io.Unlock()
+		if err == nil || errors.Is(err, errRecord) {
+			return seq, err
+		}
 	}
-	if rec.bytes > math.MaxUint32 {
-		return fmt.Errorf("append record: it has %d bytes, want at most %d", rec.bytes, uint32(math.MaxUint32))
+	rec := gather(m, all)
+	rec.tried = tried
+	if err := s.remember(now, rec); err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	s.memory.trim()
+	s.mu.Unlock()
+	return 0, nil
+}
+
+// errRecord: a record is not one, wherever it is to be kept.
+var errRecord = errors.New("append record")
+
+// checkRecord tells what is wrong with a record of so many parts, bytes in all.
+func checkRecord(parts int, bytes int64) error {
+	if parts == 0 || parts > partsMax {
+		return fmt.Errorf("%w: it has %d parts, want 1 to %d", errRecord, parts, partsMax)
+	}
+	if bytes > math.MaxUint32 {
+		return fmt.Errorf("%w: it has %d bytes, want at most %d", errRecord, bytes, uint32(math.MaxUint32))
+	}
+	return nil
+}
+
+// Remember is the first half of Append for when the disk is not to be waited for: the
+// record is in the memory log. One that does not fit there beside newer ones is dropped.
+func (s *Spool) Remember(now time.Time, m Meta, parts iter.Seq[[]byte]) error {
+	return s.remember(now, gather(m, parts))
+}
+
+func (s *Spool) remember(now time.Time, rec record) error {
+	if err := checkRecord(len(rec.parts), rec.bytes); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,7 +138,7 @@ func (s *Spool) Flush(now time.Time) (seq uint64) {
 func (s *Spool) Unanswered(since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.memory.records) == 0 || s.failure != nil { // it came back just now; or there is trouble already
+	if len(s.memory.records) == 0 && !s.streaming || s.failure != nil { // it came back just now; or there is trouble already
 		return
 	}
 	s.failure = fmt.Errorf("the disk has not answered since %s", since.UTC().Format(time.TimeOnly+"Z"))
@@ -97,9 +167,19 @@ func (s *Spool) flushLocked(now time.Time) error {
 // index. After an error its sequence is given to the next attempt: should the failed one have
 // come through after all, both carry the same number, and the newer counts.
 func (s *Spool) writeLocked(now time.Time, rec record) error {
-	seq, err := s.storeLocked(now, rec)
+	seq, err := s.storeLocked(now, rec.meta, slices.Values(rec.parts))
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.tellLocked(err)
+	s.memory.wrote(seq, err)
+	return err
+}
+
+// tellLocked notes how the attempt to write a record went; mu is held.
+func (s *Spool) tellLocked(err error) {
+	if errors.Is(err, errRecord) {
+		return
+	}
 	if err != nil && (s.failure == nil || s.failure.Error() != err.Error()) {
 		s.log.Error("record is kept in memory", "error", err)
 	}
@@ -107,42 +187,122 @@ func (s *Spool) writeLocked(now time.Time, rec record) error {
 		s.log.Info("records are written to disk again", "records", len(s.memory.records))
 	}
 	s.failure = err
-	s.memory.wrote(seq, err)
-	return err
 }
 
-func (s *Spool) storeLocked(now time.Time, rec record) (uint64, error) {
-	l := logged{Entry: Entry{Bytes: uint32(rec.bytes), Meta: rec.meta}, parts: uint16(len(rec.parts))}
+// transactionBytes is how much of a record is in memory and goes into one
+// transaction, and a part more: each writes the last page anew, which may hold four
+// parts besides (see growthLocked), and bbolt keeps all that it writes until it has.
+const transactionBytes = 4 << 20
+
+// transaction is how much of a record goes into one here; io or mu is held.
+func (s *Spool) transaction() int64 {
+	if s.opt.transaction > 0 {
+		return s.opt.transaction
+	}
+	return min(transactionBytes, s.chunk())
+}
+
+// storeLocked writes a record as its parts come. What a crash leaves of one whose
+// last part was not written is no record, and Attach removes it.
+func (s *Spool) storeLocked(now time.Time, m Meta, parts iter.Seq[[]byte]) (uint64, error) {
 	s.mu.RLock()
 	seq := s.next
-	meta := appendMeta(nil, &rec.meta, s.cursorsLocked())
+	w := writing{s: s, now: now, meta: appendMeta(nil, &m, s.cursorsLocked())}
 	s.mu.RUnlock()
-	l.Seqs = Range{seq, seq + 1}
-	l.bind = checksum(meta)
-	frames := encodeFrames(l.Seqs, meta, rec.parts)
-	var size int64
-	for _, f := range frames {
-		size += int64(len(f))
+	w.meta = be.AppendUint64(w.meta, rand.Uint64()) // so that parts of an earlier attempt are never taken for this one's
+	w.Meta, w.Seqs, w.bind = m, Range{seq, seq + 1}, checksum(w.meta)
+	most := s.transaction()
+	defer func() { s.filling = 0 }()
+	for p := range parts {
+		if err := checkRecord(w.count+1, w.bytes+int64(len(p))); err != nil {
+			return 0, err
+		}
+		if n := int64(len(w.buf)); n > 0 && n+int64(len(p)) > most {
+			if err := w.flush(false); err != nil {
+				return 0, err
+			}
+		}
+		w.add(p)
 	}
-	if err := s.makeRoomLocked(now, size); err != nil {
+	if err := checkRecord(w.count, w.bytes); err != nil {
 		return 0, err
 	}
-	for part := 0; part < len(frames); {
-		g, n, err := s.putLocked(now, seq, uint16(part), frames[part:])
-		if err != nil {
-			return 0, fmt.Errorf("append record %d: %w", seq, err)
-		}
-		if l.first == 0 {
-			l.first = g.number
-		}
-		l.last = g.number
-		part += n
+	if err := w.flush(true); err != nil {
+		return 0, err
 	}
+	w.Bytes, w.parts = uint32(w.bytes), uint16(w.count)
 	s.mu.Lock()
-	s.index = s.index.put(l)
+	s.index = s.index.put(w.logged)
 	s.next = seq + 1
 	s.mu.Unlock()
 	return seq, nil
+}
+
+// writing is a record on its way into segments.
+type writing struct {
+	s   *Spool
+	now time.Time
+	logged
+	meta     []byte
+	streamed bool // parts were written before it was known how many there are
+	count    int  // of the parts
+	bytes    int64
+
+	buf   []byte // frames that are not written yet, without heads
+	ends  []int
+	begun int // part that buf begins with
+}
+
+// add takes a part in.
+func (w *writing) add(p []byte) {
+	w.buf = append(w.buf, make([]byte, frameHead)...)
+	if w.count == 0 {
+		w.buf = append(w.buf, w.meta...)
+	}
+	w.buf = append(append(w.buf, p...), make([]byte, frameTail)...)
+	w.ends = append(w.ends, len(w.buf))
+	w.count++
+	w.bytes += int64(len(p))
+}
+
+// flush writes the frames in buf; last: there are no more.
+func (w *writing) flush(last bool) error {
+	h := frame{seqs: w.Seqs, bind: w.bind, version: frameVersion}
+	if w.streamed = w.streamed || !last; w.streamed {
+		h.version = frameStreamed
+	}
+	frames := make([][]byte, len(w.ends))
+	begin := 0
+	for i, end := range w.ends {
+		h.part, h.meta, h.parts = uint16(w.begun+i), nil, 0
+		if h.part == 0 {
+			h.meta = w.meta
+		}
+		if !w.streamed || last && i == len(w.ends)-1 {
+			h.parts = uint16(w.count)
+		}
+		frames[i] = w.buf[begin:end:end]
+		h.seal(frames[i])
+		begin = end
+	}
+	s := w.s
+	if err := s.makeRoomLocked(w.now, int64(len(w.buf))); err != nil {
+		return err
+	}
+	for len(frames) > 0 {
+		g, n, err := s.putLocked(w.now, w.Seqs.From, uint16(w.begun), frames)
+		if err != nil {
+			return fmt.Errorf("append record %d: %w", w.Seqs.From, err)
+		}
+		if w.first == 0 {
+			w.first, s.filling = g.number, g.number
+		}
+		w.last = g.number
+		w.begun += n
+		frames = frames[n:]
+	}
+	w.buf, w.ends = w.buf[:0], w.ends[:0]
+	return nil
 }
 
 // chunk is how much of a record goes into an empty segment; the rest is

@@ -57,11 +57,14 @@ func (s *Spool) loadLocked(ctx context.Context, dir *folder, now time.Time) erro
 	}
 	trusted := dir.readTrusted()
 	var numbers []uint64
-	hadBox := false
+	listed, hadBox := 0, false
 	for _, name := range names {
 		number := segmentNumber(name)
 		if number == 0 && name != outboxName {
 			continue
+		}
+		if number != 0 {
+			listed++
 		}
 		ok, err := s.examine(ctx, dir, name, trusted)
 		if err != nil {
@@ -77,6 +80,8 @@ func (s *Spool) loadLocked(ctx context.Context, dir *folder, now time.Time) erro
 	if err != nil {
 		return err
 	}
+	interrupted := a.interrupted(len(segments) < listed)
+	damaged += a.incomplete()
 
 	s.out.Lock()
 	defer s.out.Unlock()
@@ -117,6 +122,7 @@ func (s *Spool) loadLocked(ctx context.Context, dir *folder, now time.Time) erro
 		return err
 	}
 	s.dropStandIns(a)
+	s.dropInterrupted(interrupted)
 	return nil
 }
 
@@ -203,12 +209,52 @@ func (s *Spool) scan(dir *folder, numbers []uint64, now time.Time) (segments []*
 			}
 		}
 	}
-	for _, p := range a.open {
-		if p.meta { // without its first part it is the rest of one that was evicted
-			damaged++
+	return segments, a, damaged, nil
+}
+
+// interrupted takes the records out that were being written when the process ended,
+// for nothing of those is missing that was ever whole: no sequence came after them, or
+// another attempt to write them went well. lost: a segment is gone in which the rest of
+// one may have been.
+func (a *assembly) interrupted(lost bool) (list []*partial) {
+	for key, p := range a.open {
+		i := a.done.after(p.Seqs.From)
+		again := i < len(a.done) && a.done[i].Seqs == p.Seqs
+		if p.streamed() && (again || !lost && p.Seqs.To == a.next) {
+			list = append(list, p)
+			delete(a.open, key)
 		}
 	}
-	return segments, a, damaged, nil
+	return list
+}
+
+// incomplete counts records of which a part is missing.
+func (a *assembly) incomplete() (n uint64) {
+	for _, p := range a.open {
+		if p.meta { // without its first part it is the rest of one that was evicted
+			n++
+		}
+	}
+	return n
+}
+
+// dropInterrupted removes what a crash has left of a record from the newest segment,
+// which goes on being written to. What lies in others goes with these.
+func (s *Spool) dropInterrupted(list []*partial) {
+	for _, p := range list {
+		segments := s.segmentList()
+		g := segments[len(segments)-1]
+		if p.last != g.number {
+			continue
+		}
+		err := s.dir.openTail(g, g.size+s.opt.SegmentBytes)
+		if err == nil {
+			err = errors.Join(g.remove(p.Seqs.From, p.bind, len(p.have)), g.close())
+		}
+		if err != nil { // it takes room, nothing else
+			s.log.Warn("the beginning of a record is left in a segment", "segment", g.name(), "error", err)
+		}
+	}
 }
 
 // loadBox opens outbox.db, or makes one. When it was lost, every upstream

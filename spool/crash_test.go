@@ -124,6 +124,7 @@ func childTrace(dir string) {
 	now := t0
 	for id := uint64(1); id <= 150; id++ {
 		now = now.Add(10 * time.Second)
+		s.opt.transaction = int64(id%2) * 20_000 // every other one in two transactions
 		seq, err := s.Append(now, Meta{ID: id, Start: now, Width: 10 * time.Second, Samples: [Kinds]uint64{1: id}}, slices.Values(idRecord(24_000, id)))
 		if err != nil || seq == 0 {
 			say("error %d %v", seq, err)
@@ -438,6 +439,9 @@ func (w *world) look(opt Options, dir string) string {
 	}
 	if l := o.Ledger(); l.ConservationError != 0 {
 		return fmt.Sprintf("the ledger is off by %d", l.ConservationError)
+	}
+	if n := s.Stats().DamagedRecords; n != 0 {
+		return fmt.Sprintf("%d records count as damaged", n)
 	}
 	return ""
 }

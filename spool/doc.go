@@ -28,6 +28,7 @@
 //	MaxBytes      256 MiB of segments, outbox and quarantine; the bound
 //	Retention     6 h that records nobody is owed are kept; a wish
 //	segment       32 MiB or 1 h
+//	transaction   4 MiB of a record and a part; that much is in memory
 //	part          its own segment when larger than one; meant to be at most 4 MiB
 //	ranges        64 per upstream
 //	batch         65,536 items, 16 MiB with its item table before compression
@@ -54,12 +55,12 @@
 // (2 bytes). All numbers are big endian.
 //
 //	 0  4  magic "SLWF"
-//	 4  1  version, 1
+//	 4  1  version: 1, or 2 of a record that was streamed
 //	 5  1  flags: bit 0 = the record's last part; the others are 0
 //	 6  2  part, from 0
 //	 8  8  first sequence
 //	16  8  end sequence: first+1, or more when the record stands for several
-//	24  2  number of parts
+//	24  2  number of parts; 0 in those of a streamed record but the last
 //	26  2  0
 //	28  4  CRC-32C of the record's meta: binds the parts of one writing
 //	32  4  length m of the meta; 0 but in part 0
@@ -84,6 +85,12 @@
 //	         2  length of the name, and the name
 //	         8  generation of outbox.db
 //	         1  number of ranges, and 16 bytes each: from, to
+//
+// A record of more than 4 MiB is streamed: its parts are written in several
+// transactions as they come, before it is known how many there will be, and so no
+// more of it is in memory. It counts from its last part on. What is behind the meta
+// of an append is 8 random bytes, by which its parts are told from those of
+// another attempt.
 //
 // A record is complete when all its parts with the same binding are there; the
 // index ignores others. Of complete records that have sequences in common the one

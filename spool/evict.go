@@ -193,6 +193,9 @@ func (s *Spool) evictLocked(pending bool) (bool, error) {
 		} // a folder that is not empty, for one: it must not keep the others here
 	}
 	list := s.segmentList()
+	if s.filling > 0 { // of the record that room is made for, parts are there already
+		list = slices.DeleteFunc(list, func(g *segment) bool { return g.number >= s.filling })
+	}
 	for _, g := range list {
 		if !s.owed(g, true) {
 			return s.evictSegment(g)

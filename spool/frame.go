@@ -47,10 +47,11 @@ type cursor struct {
 
 // The fixed part of a frame; doc.go has the picture.
 const (
-	frameVersion = 1
-	frameHead    = 44 // bytes before the meta
-	frameTail    = 4  // bytes behind the body
-	flagLast     = 1  // in the flags byte: the record's last part
+	frameVersion  = 1
+	frameStreamed = 2  // a record of several transactions: only the last part tells how many there are
+	frameHead     = 44 // bytes before the meta
+	frameTail     = 4  // bytes behind the body
+	flagLast      = 1  // in the flags byte: the record's last part
 
 	partsMax = math.MaxUint16
 )
@@ -59,8 +60,9 @@ var frameMagic = [4]byte{'S', 'L', 'W', 'F'}
 
 // frame is the decoded head of one part of a record.
 type frame struct {
+	version     uint8
 	seqs        Range
-	part, parts uint16
+	part, parts uint16 // parts is 0 in those of a streamed record but the last
 	bind        uint32 // CRC-32C of the record's meta: parts of one writing only
 	meta        []byte // in part 0
 	body        int    // length
@@ -71,32 +73,39 @@ func partKey(seq uint64, part uint16) []byte {
 	return be.AppendUint16(be.AppendUint64(make([]byte, 0, 10), seq), part)
 }
 
+// seal fills in the head and the checksums of a frame whose meta and body are in
+// place.
+func (f *frame) seal(b []byte) {
+	h := append(b[:0], frameMagic[:]...)
+	h = append(h, f.version, 0)
+	if f.part+1 == f.parts {
+		h[5] |= flagLast
+	}
+	h = be.AppendUint16(h, f.part)
+	h = appendRange(h, f.seqs)
+	h = be.AppendUint16(h, f.parts)
+	h = be.AppendUint16(h, 0)
+	h = be.AppendUint32(h, f.bind)
+	h = be.AppendUint32(h, uint32(len(f.meta)))
+	h = be.AppendUint32(h, uint32(len(b)-frameHead-len(f.meta)-frameTail))
+	be.AppendUint32(h, crc32.Update(checksum(h), castagnoli, f.meta))
+	end := len(b) - frameTail
+	be.AppendUint32(b[:end], checksum(b[:end]))
+}
+
 // encodeFrames gives one frame per part.
 func encodeFrames(seqs Range, meta []byte, parts [][]byte) [][]byte {
-	bind := crc32.Checksum(meta, castagnoli)
+	h := frame{version: frameVersion, seqs: seqs, parts: uint16(len(parts)), bind: checksum(meta)}
 	frames := make([][]byte, len(parts))
 	for i, body := range parts {
-		var head []byte
+		h.part, h.meta = uint16(i), nil
 		if i == 0 {
-			head = meta
+			h.meta = meta
 		}
-		f := make([]byte, 0, frameHead+len(head)+len(body)+frameTail)
-		f = append(f, frameMagic[:]...)
-		f = append(f, frameVersion, 0)
-		if i == len(parts)-1 {
-			f[5] |= flagLast
-		}
-		f = be.AppendUint16(f, uint16(i))
-		f = appendRange(f, seqs)
-		f = be.AppendUint16(f, uint16(len(parts)))
-		f = be.AppendUint16(f, 0)
-		f = be.AppendUint32(f, bind)
-		f = be.AppendUint32(f, uint32(len(head)))
-		f = be.AppendUint32(f, uint32(len(body)))
-		sum := crc32.Update(crc32.Checksum(f, castagnoli), castagnoli, head)
-		f = be.AppendUint32(f, sum)
-		f = append(append(f, head...), body...)
-		frames[i] = be.AppendUint32(f, crc32.Checksum(f, castagnoli))
+		f := make([]byte, frameHead+len(h.meta)+len(body)+frameTail)
+		copy(f[frameHead+copy(f[frameHead:], h.meta):], body)
+		h.seal(f)
+		frames[i] = f
 	}
 	return frames
 }
@@ -107,8 +116,8 @@ func decodeHead(key, v []byte) (f frame, err error) {
 	if len(v) < frameHead+frameTail || !bytes.Equal(v[:4], frameMagic[:]) {
 		return f, errors.New("frame has no magic")
 	}
-	if v[4] != frameVersion {
-		return f, fmt.Errorf("frame has version %d, this program reads %d", v[4], frameVersion)
+	if f.version = v[4]; f.version != frameVersion && f.version != frameStreamed {
+		return f, fmt.Errorf("frame has version %d, this program reads %d and %d", v[4], frameVersion, frameStreamed)
 	}
 	r := reader{b: v[6:frameHead]}
 	f.part = r.u16()
@@ -127,7 +136,7 @@ func decodeHead(key, v []byte) (f frame, err error) {
 	}
 	last := v[5]&flagLast != 0
 	switch {
-	case f.seqs.Empty() || f.part >= f.parts || last != (f.part == f.parts-1):
+	case f.seqs.Empty() || !f.tells() || last != (f.part+1 == f.parts):
 		return f, errors.New("frame head contradicts itself")
 	case !bytes.Equal(key, partKey(f.seqs.From, f.part)):
 		return f, fmt.Errorf("frame of record %d part %d stands under another key", f.seqs.From, f.part)
@@ -135,6 +144,14 @@ func decodeHead(key, v []byte) (f frame, err error) {
 		return f, errors.New("frame head names another meta")
 	}
 	return f, nil
+}
+
+// tells is whether the number of parts is one that may stand there.
+func (f *frame) tells() bool {
+	if f.version == frameStreamed {
+		return f.part < partsMax && (f.parts == f.part+1 || f.parts == 0 && f.part < partsMax-1)
+	}
+	return f.part < f.parts
 }
 
 // decodeFrame verifies the whole frame and gives its body, a part of v.

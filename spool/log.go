@@ -86,19 +86,32 @@ type partial struct {
 	logged
 	meta bool
 	have []bool // by part
-	left int
+	got  int
 }
+
+// streamed tells whether it is the beginning of a record that was written part
+// by part: how many there were to be is not known.
+func (p *partial) streamed() bool { return p.parts == 0 }
 
 func (a *assembly) add(segment uint64, f frame) {
 	a.next = max(a.next, f.seqs.To)
 	key := assemblyKey{f.seqs.From, f.bind}
 	p := a.open[key]
 	if p == nil {
-		p = &partial{have: make([]bool, f.parts), left: int(f.parts)}
-		p.Seqs, p.bind, p.parts, p.first = f.seqs, f.bind, f.parts, segment
+		p = &partial{}
+		p.Seqs, p.bind, p.first = f.seqs, f.bind, segment
 		a.open[key] = p
 	}
-	if int(f.part) >= len(p.have) || p.parts != f.parts || p.have[f.part] {
+	if p.parts == 0 && int(f.parts) >= len(p.have) {
+		p.parts = f.parts
+	}
+	if f.parts != 0 && f.parts != p.parts || p.parts != 0 && f.part >= p.parts {
+		return
+	}
+	if more := int(f.part) + 1 - len(p.have); more > 0 {
+		p.have = append(p.have, make([]bool, more)...)
+	}
+	if p.have[f.part] {
 		return
 	}
 	if f.part == 0 {
@@ -112,10 +125,10 @@ func (a *assembly) add(segment uint64, f frame) {
 		}
 	}
 	p.have[f.part] = true
-	p.left--
+	p.got++
 	p.last = segment
 	p.Bytes += uint32(f.body)
-	if p.left == 0 {
+	if p.got == int(p.parts) {
 		for n := p.first; n <= p.last; n++ {
 			a.full[n] = true
 		}

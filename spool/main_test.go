@@ -70,7 +70,7 @@ func childHold(dir string) {
 // childWrite appends and seals for ever, and prints what was committed after
 // it was.
 func childWrite(dir string, unsynced bool) {
-	s := New(Options{Dir: dir, SegmentBytes: 256 << 10, MaxBytes: 24 << 20, unsynced: unsynced})
+	s := New(Options{Dir: dir, SegmentBytes: 256 << 10, MaxBytes: 24 << 20, unsynced: unsynced, transaction: 1500}) // two parts or three are too many for one
 	o := s.Outbox("flux")
 	if err := s.Attach(context.Background(), t0); err != nil {
 		fmt.Println("error", err)

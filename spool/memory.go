@@ -20,10 +20,14 @@ type record struct {
 func gather(m Meta, parts iter.Seq[[]byte]) record {
 	rec := record{meta: m}
 	for p := range parts {
-		rec.parts = append(rec.parts, append(make([]byte, 0, len(p)), p...))
-		rec.bytes += int64(len(p))
+		rec.add(p)
 	}
 	return rec
+}
+
+func (r *record) add(p []byte) {
+	r.parts = append(r.parts, append(make([]byte, 0, len(p)), p...))
+	r.bytes += int64(len(p))
 }
 
 // memory is the log through which records go to the disk, and where they stay while

@@ -322,7 +322,7 @@ func TestModel(t *testing.T) {
 		}
 		m := &model{
 			rt: rt, base: base, now: t0, next: 1, records: map[uint64]uint64{}, up: map[string]*modelOutbox{},
-			opt: Options{Dir: filepath.Join(base, "0"), SegmentBytes: 256 << 10, MaxBytes: 3 << 20, SegmentAge: time.Minute},
+			opt: Options{Dir: filepath.Join(base, "0"), SegmentBytes: 256 << 10, MaxBytes: 3 << 20, SegmentAge: time.Minute, transaction: 100_000},
 		}
 		for _, name := range []string{"flux", "pulse"} {
 			m.up[name] = &modelOutbox{map[uint64]uint64{}, map[uint64]modelBatch{}, map[string]uint64{}, map[string]string{}, nil}

@@ -138,6 +138,26 @@ func (g *segment) put(seq uint64, first uint16, frames [][]byte) error {
 	})
 }
 
+// remove takes out the first parts of a record that were written with bind.
+func (g *segment) remove(seq uint64, bind uint32, parts int) error {
+	return guard(func() error {
+		return g.db.Update(func(tx *bolt.Tx) error {
+			b := tx.Bucket(recordsBucket)
+			for part := range parts {
+				key := partKey(seq, uint16(part))
+				f, err := decodeHead(key, b.Get(key))
+				if err != nil || f.bind != bind {
+					continue
+				}
+				if err := b.Delete(key); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
 // get gives a copy of the body of one part written with bind. ErrGone when the
 // segment has no such part.
 func (g *segment) get(seq uint64, part uint16, bind uint32) (body []byte, err error) {

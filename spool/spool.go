@@ -40,9 +40,10 @@ type Options struct {
 
 	Log *slog.Logger // nil = none
 
-	checking func(path string) // tests: called before a file is checked
-	stepping func(step string) // tests: called when RollUp has done a step
-	unsynced bool              // tests: nothing is synced, to see that they find what that costs
+	checking    func(path string) // tests: called before a file is checked
+	stepping    func(step string) // tests: called when RollUp has done a step
+	unsynced    bool              // tests: nothing is synced, to see that they find what that costs
+	transaction int64             // tests: bytes of a record that go into one transaction; 0 = the usual
 }
 
 // Stats of a Spool, as of the call.
@@ -94,6 +95,7 @@ type Spool struct {
 	old     *segment   // open for reading, or nil
 	retired uint64     // number of the last segment that must not be appended to
 	highest uint64     // number of the last segment made
+	filling uint64     // number of the segment in which a record begins that is being written; 0: none
 
 	out sync.Mutex // serialises changes of outbox.db
 
@@ -107,6 +109,7 @@ type Spool struct {
 	next       uint64 // sequence of the next record
 	outboxes   map[string]*Outbox
 	memory     memory
+	streaming  bool                // a record that is not in the memory
 	standIn    *Spool              // see StandIn
 	held       map[uint64][][]byte // of a stand-in: the parts of its records; nil for any other
 	failure    error               // of the last attempt to write a record, or to attach
