@@ -138,6 +138,7 @@ func newAgent(file string, cfg configs.Config, logTo io.Writer) (*agent, error) 
 		Dir:       cfg.Spool.Dir,
 		MaxBytes:  int64(cfg.Spool.MaxBytes),
 		Retention: max(cfg.Spool.Retention, 1), // 0 would be its default
+		Machine:   machineID(),
 		Coarsen: func(windows [][][]byte) (parts [][]byte, samples, series [spool.Kinds]uint64, err error) {
 			return aggregator.Coarsen(a.now().config.Aggregate.MaxSetMembers, windows)
 		},

@@ -3,6 +3,7 @@ package forwarder
 import (
 	"errors"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"testing"
@@ -107,5 +108,47 @@ func TestMarkerAfterReload(t *testing.T) {
 		if l := r.settled(); l.Delivered[1].Samples != 1 {
 			t.Errorf("ledger: %+v, want the sample delivered", l)
 		}
+	})
+}
+
+// A copy of a disk that is started on another machine is another agent: it does not
+// take the marker of the one it was copied from for its own.
+func TestMarkerOfAnotherMachine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newRig(t, testOptions(), fluxtest.Options{Allow: []fluxtest.Rule{fluxtest.RuleRate}})
+		a.storage.Machine = "one"
+		a.restart()
+		a.count(time.Now(), "before", "", 1)
+		a.next()
+		a.run(5 * time.Minute)
+		b := &rig{source: newSource(t, time.Now()), flux: a.flux, options: a.options}
+		b.storage.Machine = "another"
+		b.open(a.image())
+		t.Cleanup(func() { b.spool.Close() })
+		lost := 0
+		a.hook = roundTripper(func(req *http.Request) (*http.Response, error) {
+			if req.Method == http.MethodPost && lost == 0 {
+				lost++
+				httptrace.ContextClientTrace(req.Context()).WroteHeaders()
+				return nil, errors.New("cut before it was read")
+			}
+			return fluxtest.Transport(a.flux.Handler()).RoundTrip(req)
+		})
+		a.count(time.Now(), "a", "", 1)
+		b.count(time.Now(), "b", "", 1)
+		a.next()
+		b.close()
+		for range 20 * 60 {
+			a.f.turn(t.Context())
+			b.f.turn(t.Context())
+			time.Sleep(time.Second)
+		}
+		for _, name := range []string{"a", "b"} {
+			if got, _ := a.flux.CounterTotal(name).Whole(); got.Int64() != 1 {
+				t.Errorf("total of %s = %v, want 1", name, got)
+			}
+		}
+		a.settled()
+		b.settled()
 	})
 }

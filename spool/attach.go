@@ -3,7 +3,6 @@ package spool
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -47,7 +46,7 @@ func (s *Spool) Attach(ctx context.Context, now time.Time) error {
 }
 
 func (s *Spool) loadLocked(ctx context.Context, dir *folder, now time.Time) error {
-	identity, err := dir.identity()
+	identity, err := s.identify(dir)
 	if err != nil {
 		return err
 	}
@@ -422,21 +421,6 @@ func (s *Spool) unwritten(why error) error {
 		return fmt.Errorf("close spool: %d records are only in memory: %w", n, why)
 	}
 	return nil
-}
-
-// identity reads the agent's id, or makes it.
-func (d *folder) identity() (string, error) {
-	b, err := d.root.ReadFile(identityName)
-	if id, bad := hex.DecodeString(string(b)); err == nil && bad == nil && len(id) == 8 {
-		return string(b), nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
-	var id [8]byte
-	rand.Read(id[:])
-	text := hex.EncodeToString(id[:])
-	return text, d.write(identityName, []byte(text))
 }
 
 func (s *Spool) countQuarantine() {

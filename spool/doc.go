@@ -43,6 +43,7 @@
 //
 //	lock               held while attached
 //	agent-id           16 hexadecimal digits
+//	machine            the same, a hash of Options.Machine
 //	trusted            names, sizes and times of the files that are finished
 //	000001.seg ...     bbolt, one bucket "records"
 //	outbox.db          bbolt, buckets "spool" and "outboxes"

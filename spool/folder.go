@@ -17,6 +17,7 @@ import (
 const (
 	lockName      = "lock"
 	identityName  = "agent-id"
+	machineName   = "machine"
 	trustedName   = "trusted"
 	outboxName    = "outbox.db"
 	quarantineDir = "quarantine"

@@ -35,6 +35,7 @@ type Options struct {
 	SegmentBytes int64         // of one file; 0 = 32 MiB, but at most an eighth of MaxBytes; at least 256 KiB
 	SegmentAge   time.Duration // a new file after this time; 0 = 1 h
 	MemoryBytes  int64         // bound of the memory log; 0 = 32 MiB
+	Machine      string        // identifies this machine, see identify; "" = not known
 	Guest        bool          // only to look, and to settle dead letters: damaged files stay where they are, nothing is tidied up
 	Coarsen      CoarsenFunc   // merges records, see RollUp; nil = none is ever merged
 
