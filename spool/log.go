@@ -50,16 +50,18 @@ func (x index) put(l logged) index {
 
 // samples adds up the samples of the records from seq on.
 func (x index) samples(seq uint64) (sum [Kinds]uint64) {
-	for _, l := range x[x.after(seq):] {
-		addTo(&sum, &l.Samples)
+	for i := x.after(seq); i < len(x); i++ {
+		addTo(&sum, &x[i].Samples)
 	}
 	return sum
 }
 
-// pending adds up the samples of the records before seq that p still owes.
+// pending adds up the samples of the records before seq that p still owes. Every
+// transaction does so: it costs what is owed, not what is kept.
 func (x index) pending(p Pending, seq uint64) (sum [Kinds]uint64) {
-	for i := range x[:x.after(seq)] {
-		if p.Contains(x[i].Seqs.From) {
+	for _, r := range p {
+		end := x.after(min(r.To, seq))
+		for i := x.after(r.From); i < end; i++ {
 			addTo(&sum, &x[i].Samples)
 		}
 	}
