@@ -26,8 +26,14 @@ type drain struct {
 	load
 	windows int
 	starts  []time.Time
+	ticks   []int   // windows with a tick
 	counted []int64 // by counter
 	members int
+	users   int           // that the members of sets are taken from; 0: there are ever new ones
+	most    time.Duration // a drain may take; 0: 6 h
+	away    bool          // the upstream is
+	mute    bool          // no ticks during the outage: they are series of their own, which take room
+	each    func()        // called after each window, if set
 }
 
 func newDrain(r *rig, l load) *drain {
@@ -54,15 +60,25 @@ func (d *drain) step() {
 	}
 	for i := range d.sets {
 		for m := range 3 { // one in three is new
-			d.members = max(d.members, d.windows+m+1)
-			d.member(now, "s", fmt.Sprintf("id:%d", i), fmt.Sprint(d.windows+m))
+			n := d.windows + m
+			if d.users > 0 {
+				n %= d.users
+			}
+			d.members = max(d.members, n+1)
+			d.member(now, "s", fmt.Sprintf("id:%d", i), fmt.Sprint(n))
 		}
 	}
-	d.count(now, "tick", fmt.Sprintf("window:%d", d.windows), 1)
+	if !d.mute || !d.away {
+		d.count(now, "tick", fmt.Sprintf("window:%d", d.windows), 1)
+		d.ticks = append(d.ticks, d.windows)
+	}
 	d.starts = append(d.starts, d.agg.Ends().Add(-interval))
 	d.windows++
 	d.next()
 	d.ledger()
+	if d.each != nil {
+		d.each()
+	}
 }
 
 func (d *drain) steps(n int) {
@@ -90,10 +106,12 @@ func (d *drain) behind() (n int) {
 func (d *drain) outage(n int, most time.Duration, during func(minute int)) time.Duration {
 	d.t.Helper()
 	d.flux.Pause()
+	d.away = true
 	d.steps(n)
 	if err := d.flux.Resume(); err != nil {
 		d.t.Fatal(err)
 	}
+	d.away = false
 	back := time.Now()
 	first := d.windows
 	for i := 0; d.behind() > 0; i++ {
@@ -101,8 +119,8 @@ func (d *drain) outage(n int, most time.Duration, during func(minute int)) time.
 		if during != nil && i%6 == 5 {
 			during(i / 6)
 		}
-		if time.Since(back) > 6*time.Hour {
-			d.t.Fatalf("%d windows are still owed 6 h after the outage", d.behind())
+		if most := max(d.most, 6*time.Hour); time.Since(back) > most {
+			d.t.Fatalf("%d windows are still owed %v after the outage", d.behind(), most)
 		}
 	}
 	took := time.Since(back)
@@ -125,8 +143,10 @@ func (d *drain) latency(first int, back time.Time, most time.Duration) {
 	}
 	worst, which := time.Duration(0), ""
 	arrived := make(map[string]time.Time)
-	for _, row := range d.flux.RowsOf("tick") {
-		arrived[row.Tags["window"]] = calls[row.Request-1].Time
+	for _, s := range d.flux.Series() {
+		if s.Name == "tick" {
+			arrived[s.Tags["window"]] = calls[s.Last.Request-1].Time
+		}
 	}
 	for i := first; i < d.windows; i++ {
 		at, ok := arrived[fmt.Sprint(i)]
@@ -163,7 +183,7 @@ func (d *drain) complete() {
 			d.t.Fatalf("upstream's total of counter %d = %d, want %d", i, got, want)
 		}
 	}
-	if got, want := d.flux.CounterTotal("tick").Float, float64(d.windows); got != want {
+	if got, want := d.flux.CounterTotal("tick").Float, float64(len(d.ticks)); got != want {
 		d.t.Errorf("upstream has %v windows, want %v", got, want)
 	}
 	if got, want := d.flux.CounterTotal("d.count").Float, float64(30*d.distributions*d.windows); got != want {
