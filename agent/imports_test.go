@@ -16,7 +16,7 @@ import (
 // line here is a decision about the structure, not a detail.
 var imports = map[string][]string{
 	"agent":              {"aggregator", "configs", "forwarder", "listeners", "listeners/origin", "spool"},
-	"agent/bench":        {"aggregator", "spool"}, // a command of its own, no part of the daemon
+	"agent/bench":        {"aggregator", "forwarder/fluxtest", "spool"}, // a command of its own, no part of the daemon
 	"listeners":          {"aggregator"},
 	"listeners/origin":   {"aggregator"},
 	"forwarder":          {"aggregator", "spool"},

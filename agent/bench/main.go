@@ -6,6 +6,7 @@
 //
 //	go run ./agent/bench                      all workloads, as a table for docs/benchmarks.md
 //	go run ./agent/bench -only W2 -rounds 20  some of them
+//	go run ./agent/bench -only W9             what a day costs: ten minutes of it
 //
 // # Words
 //
@@ -27,6 +28,9 @@
 //	W6  nothing at all
 //	W7  more than the machine can take: what is lost is counted, and memory stays
 //	W8  how long readers wait while windows are closed
+//	W9  1,000 series with the usual configuration, once with an upstream that takes
+//	    what the budget allows, once with one that is away: CPU, memory, and bytes
+//	    written, of a day. Only if -only names it
 package main
 
 import (
@@ -44,6 +48,7 @@ var (
 	only   = flag.String("only", "", "workloads to run, such as W1,W3; empty: all")
 	rounds = flag.Int("rounds", 8, "measured windows of each program, after one that warms up")
 	width  = flag.Duration("window", time.Second, "length of such a window")
+	during = flag.Duration("during", 10*time.Minute, "how long W9 measures")
 	daemon = flag.String("daemon", "", "the sluice binary; empty: it is built")
 	second = flag.String("against", "", "another sluice binary, measured in turn with the first")
 	serve  = flag.String("serve", "", "be the floor or the reference, for a run of this program")
@@ -82,7 +87,8 @@ func bench() error {
 		time.Now().UTC().Format("2006-01-02 15:04"), runtime.NumCPU(), runtime.Version(), *width, *rounds)
 	var failed []string
 	for _, w := range workloads {
-		if *only != "" && !strings.Contains(","+*only+",", ","+w.name[:2]+",") {
+		named := strings.Contains(","+*only+",", ","+w.name[:2]+",")
+		if !named && (*only != "" || w.alone) {
 			continue
 		}
 		if err := w.run(&w, dir); err != nil {
@@ -105,23 +111,25 @@ type workload struct {
 	kinds   string // of the series in turn: c, d(istribution, written ms), g, s
 	rate    int    // lines a second; 0: as many as go
 	run     func(*workload, string) error
+	alone   bool // not among all
 }
 
 const mixed = "cdcgcsdcgd"
 
 var workloads = []workload{
-	{"W1 50,000/s", "udp", 0, 1000, mixed, 50_000, compare},
-	{"W1 150,000/s", "udp", 0, 1000, mixed, 150_000, compare},
-	{"W1 250,000/s", "udp", 0, 1000, mixed, 250_000, compare},
-	{"W2 200,000/s", "udp", 1432, 1000, mixed, 200_000, compare},
-	{"W2 2,000,000/s", "udp", 1432, 1000, mixed, 2_000_000, compare},
-	{"W3 200,000/s", "unixgram", 8192, 1000, mixed, 200_000, compare},
-	{"W3 flat out", "unixgram", 8192, 1000, mixed, 0, compare},
-	{"W5 150,000/s", "udp", 1432, 1000, "d", 150_000, compare},
-	{"W4 100,000 series", "udp", 1432, 100_000, "c", 100_000, many},
-	{"W4 1,000,000 series", "udp", 1432, 1_000_000, "c", 200_000, many},
-	{"W8 100,000 series, readers", "", 0, 100_000, "", 0, pause},
-	{"W8 1,000,000 series, readers", "", 0, 1_000_000, "", 0, pause},
-	{"W6 idle", "udp", 0, 1, "c", 0, idle},
-	{"W7 overload", "udp", 0, 1000, mixed, 0, overload},
+	{"W1 50,000/s", "udp", 0, 1000, mixed, 50_000, compare, false},
+	{"W1 150,000/s", "udp", 0, 1000, mixed, 150_000, compare, false},
+	{"W1 250,000/s", "udp", 0, 1000, mixed, 250_000, compare, false},
+	{"W2 200,000/s", "udp", 1432, 1000, mixed, 200_000, compare, false},
+	{"W2 2,000,000/s", "udp", 1432, 1000, mixed, 2_000_000, compare, false},
+	{"W3 200,000/s", "unixgram", 8192, 1000, mixed, 200_000, compare, false},
+	{"W3 flat out", "unixgram", 8192, 1000, mixed, 0, compare, false},
+	{"W5 150,000/s", "udp", 1432, 1000, "d", 150_000, compare, false},
+	{"W4 100,000 series", "udp", 1432, 100_000, "c", 100_000, many, false},
+	{"W4 1,000,000 series", "udp", 1432, 1_000_000, "c", 200_000, many, false},
+	{"W8 100,000 series, readers", "", 0, 100_000, "", 0, pause, false},
+	{"W8 1,000,000 series, readers", "", 0, 1_000_000, "", 0, pause, false},
+	{"W6 idle", "udp", 0, 1, "c", 0, idle, false},
+	{"W7 overload", "udp", 0, 1000, mixed, 0, overload, false},
+	{"W9 a day", "udp", 1432, 1000, mixed, 5000, day, true},
 }

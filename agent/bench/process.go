@@ -80,8 +80,9 @@ func startReceiver(what, network, dir string) (*program, error) {
 	return p, p.ready()
 }
 
-// startDaemon starts sluice with a spool of its own.
-func startDaemon(name, binary, network, dir, settings string) (*program, error) {
+// startDaemon starts sluice with a spool of its own. Of the configuration all is
+// as usual but the addresses, the settings of aggregate, and what is given in more.
+func startDaemon(name, binary, network, dir, settings string, more ...string) (*program, error) {
 	dir, err := os.MkdirTemp(dir, "daemon-")
 	if err != nil {
 		return nil, err
@@ -98,7 +99,7 @@ func startDaemon(name, binary, network, dir, settings string) (*program, error) 
 		listen = fmt.Sprintf("udp: [%q]", p.addr)
 	}
 	file := filepath.Join(dir, "sluice.yaml")
-	yaml := fmt.Sprintf("listen: {%s, http: %q}\naggregate: {%s}\nspool: {dir: %s}\n", listen, p.http, settings, filepath.Join(dir, "spool"))
+	yaml := fmt.Sprintf("listen: {%s, http: %q}\naggregate: {%s}\nspool: {dir: %s}\n%s\n", listen, p.http, settings, filepath.Join(dir, "spool"), strings.Join(more, "\n"))
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		return nil, err
 	}
