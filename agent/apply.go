@@ -88,6 +88,7 @@ func (a *agent) commit(c *change) {
 	if a.rules.Set(c.rules) || known {
 		a.aggregator.Forget()
 	}
+	a.exposed.configure(cfg.Expose, cfg.Aggregate.MaxSeries)
 	a.spool.SetLimits(int64(cfg.Spool.MaxBytes), max(cfg.Spool.Retention, 1)) // 0 would be its default
 
 	end(c.ended)

@@ -27,6 +27,7 @@ func (a *agent) newRoutes() http.Handler {
 	a.api.Routes(mux, a.sink)
 	mux.HandleFunc("GET /readyz", a.serveReady)
 	mux.HandleFunc("GET /metrics", a.serveMetrics)
+	mux.HandleFunc("GET /metrics/application", a.serveApplication)
 	mux.HandleFunc("GET /api/agent/status", a.serveStatus)
 	a.spoolRoutes(mux)
 	mux.HandleFunc("GET /api/agent/metrics", a.serveSizes)

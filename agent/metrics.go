@@ -18,7 +18,7 @@ import (
 // (prometheus.io, "Exposition formats"). docs/operations.md lists every family
 // with what to do about it.
 func (a *agent) serveMetrics(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	w.Header().Set("Content-Type", promContentType)
 	w.Write(a.appendMetrics(nil, time.Now()))
 }
 
@@ -72,6 +72,7 @@ func (a *agent) appendMetrics(dst []byte, now time.Time) []byte {
 	a.listenerMetrics(e)
 	a.originMetrics(e)
 	a.intakeMetrics(e)
+	a.exposedMetrics(e)
 	a.spoolMetrics(e)
 	a.upstreamMetrics(e, now)
 	return e.b

@@ -77,6 +77,7 @@ type agent struct {
 	stopping atomic.Bool
 	windows  atomic.Uint64               // closed since the start
 	sizes    atomic.Pointer[[]metricDoc] // of the metrics in the last live window
+	exposed  exposed                     // what Prometheus is shown of what programs sent
 	asking   sync.Mutex                  // held while the tags of a metric are counted
 
 	garbage int        // what the collector was told last; owned by closeWindows
@@ -270,6 +271,7 @@ func (a *agent) closeWindows(now time.Time) {
 		m := spool.Meta{ID: w.ID, Start: w.Start, Width: w.Width, Absent: w.Absent,
 			Flags: w.Flags(), Samples: w.Samples, Series: w.Series, Accepted: stats.Accepted}
 		a.noteSizes(w)
+		a.exposed.add(w, now)
 		a.store(now, m, w)
 	}
 	a.tellFolded(stats.Folded)

@@ -77,6 +77,31 @@ func (w *Window) Examples(n int) []string {
 // Len returns the number of series.
 func (w *Window) Len() int { return len(w.values) }
 
+// Values yields the series in the order of their keys, each with its value, which is
+// valid until the next is asked for.
+func (w *Window) Values() iter.Seq2[Series, *Value] {
+	return func(yield func(Series, *Value) bool) {
+		var value Value
+		for _, v := range w.values {
+			value = Value{kind: v.series.Kind()}
+			switch of := v.value.(type) {
+			case *counter:
+				value.counter = *of
+			case *gauge:
+				value.gauge = *of
+			case *distribution:
+				of.finish()
+				value.dist = *of
+			case *set:
+				value.set = *of
+			}
+			if !yield(v.series, &value) {
+				return
+			}
+		}
+	}
+}
+
 // Parts yields the window in its binary form, each part at most 4 MiB and
 // valid until the next is asked for.
 func (w *Window) Parts() iter.Seq[[]byte] {

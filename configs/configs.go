@@ -23,6 +23,7 @@ type Config struct {
 	Listen          Listen        `yaml:"listen"`
 	Aggregate       Aggregate     `yaml:"aggregate"`
 	Origin          Origin        `yaml:"origin"`
+	Expose          Expose        `yaml:"expose"`
 	Upstreams       []Upstream    `yaml:"upstreams"`
 	Spool           Spool         `yaml:"spool"`
 	Log             Log           `yaml:"log"`
@@ -104,6 +105,12 @@ type Origin struct {
 	KubeletInsecure  bool              `yaml:"kubelet_insecure"` // take any certificate
 	Proc             string            `yaml:"proc"`             // where the processes are
 	Cgroups          string            `yaml:"cgroups"`          // where the control groups are
+}
+
+// Expose says what Prometheus may read of what programs sent.
+type Expose struct {
+	MaxSeries int       `yaml:"max_series" min:"0" max:"100000"` // 0: nothing
+	Buckets   []float64 `yaml:"buckets"`                         // upper bounds, ascending
 }
 
 // Upstream is one service that windows are delivered to.
@@ -194,6 +201,11 @@ func Default() Config {
 			KubeletCAFile:    serviceAccount + "ca.crt",
 			Proc:             "/proc",
 			Cgroups:          "/sys/fs/cgroup",
+		},
+		Expose: Expose{
+			MaxSeries: 10_000,
+			// Those of Prometheus' clients, for seconds, and on to those for milliseconds.
+			Buckets: []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000},
 		},
 		Spool: Spool{
 			MaxBytes:  256 << 20,

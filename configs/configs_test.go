@@ -164,7 +164,7 @@ func documented() []documentedKey {
 var typeNames = map[string]string{
 	"string": "text", "[]string": "list of texts", "bool": "truth value", "int": "whole number",
 	"configs.Size": "size", "time.Duration": "duration", "fs.FileMode": "file mode",
-	"configs.Secret": "secret", "map[string]string": "mapping",
+	"configs.Secret": "secret", "map[string]string": "mapping", "[]float64": "list of numbers",
 }
 
 // Every example of the page is a file that is taken.

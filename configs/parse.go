@@ -277,6 +277,10 @@ func (p *parser) scalar(n *yaml.Node, v reflect.Value, path string) {
 		if *to, err = parseInt(text); quoted {
 			err = errors.New("is text; write a whole number, without quotes")
 		}
+	case *float64:
+		if *to, err = parseNumber(text); quoted {
+			err = errors.New("is text; write a number, without quotes")
+		}
 	case *bool:
 		if *to = text == "true"; quoted || text != "true" && text != "false" {
 			err = errors.New("is not a truth value; write true or false, without quotes")

@@ -36,6 +36,8 @@ func node(v reflect.Value) *yaml.Node {
 		return word(x.String())
 	case int:
 		return word(strconv.Itoa(x))
+	case float64:
+		return word(formatNumber(x))
 	case bool:
 		return word(strconv.FormatBool(x))
 	case fs.FileMode:
@@ -57,7 +59,7 @@ func node(v reflect.Value) *yaml.Node {
 		return m
 	}
 	list := &yaml.Node{Kind: yaml.SequenceNode}
-	if v.Len() == 0 || v.Type().Elem().Kind() == reflect.String {
+	if elem := v.Type().Elem().Kind(); v.Len() == 0 || elem == reflect.String || elem == reflect.Float64 {
 		list.Style = yaml.FlowStyle
 	}
 	for i := range v.Len() {

@@ -44,6 +44,7 @@ func (k *checker) config(c *Config) {
 	k.aggregate(&c.Aggregate)
 	k.rules(c.Aggregate.Rules)
 	k.origin(&c.Origin)
+	k.buckets(c.Expose.Buckets)
 	k.upstreams(c.Upstreams)
 	if c.Spool.Dir != "" {
 		k.absolute("spool.dir", c.Spool.Dir)
