@@ -31,7 +31,7 @@ metadata:
 // levels of Pod Security apply; and the same again with Helm.
 func TestAPIServer(t *testing.T) {
 	c := startCluster(t)
-	for name, level := range map[string]string{"base": "restricted", "sidecar": "restricted", "refusing": "baseline", "chart": "restricted", "host-chart": "privileged"} {
+	for name, level := range map[string]string{"base": "restricted", "sidecar": "restricted", "refusing": "baseline", "chart": "restricted", "sidecar-chart": "restricted", "host-chart": "privileged"} {
 		c.takes("kubectl", fmt.Sprintf(namespaces, name, level), "apply", "-f", "-")
 	}
 	version := c.takes("kubectl", "", "version")
@@ -188,6 +188,7 @@ func (c *cluster) podMonitor(t *testing.T) {
 // helm installs, upgrades and uninstalls the chart.
 func (c *cluster) helm(t *testing.T) {
 	c.t = t
+	const managed = "app.kubernetes.io/managed-by=Helm"
 	c.takes("helm", "", "lint", "--strict", chartPath)
 	for _, shape := range []struct {
 		namespace string
@@ -195,14 +196,15 @@ func (c *cluster) helm(t *testing.T) {
 		values    map[string]any
 	}{
 		{"chart", nil, nil},
+		{"sidecar-chart", []string{"--set", "form=sidecar,sidecar.example=true"}, sidecarExample},
 		{"host-chart", []string{"--set", "hostPort=true,socket=true,origin.enabled=true,hostSpool=true,networkPolicy=true,podMonitor=true"}, everything},
 	} {
 		with := append([]string{"agent", chartPath, "-n", shape.namespace}, shape.set...)
 		c.takes("helm", "", append([]string{"install", "--dry-run=server"}, with...)...)
 		c.takes("helm", "", append([]string{"install"}, with...)...)
-		c.takes("helm", "", append(append([]string{"upgrade"}, with...), "--set", "podAnnotations.changed=yes")...)
-		if got := c.takes("kubectl", "", "get", "-n", shape.namespace, "daemonset/agent", "-o", "jsonpath={.spec.template.metadata.annotations.changed}"); got != "yes" {
-			t.Errorf("after the upgrade the annotation is %q", got)
+		c.takes("helm", "", append(append([]string{"upgrade"}, with...), "--set", "fluxURL=https://other.example.com")...)
+		if got := c.takes("kubectl", "", "get", "-n", shape.namespace, "configmaps", "-l", managed, "-o", `jsonpath={.items[*].data.sluice\.yaml}`); !strings.Contains(got, "https://other.example.com") {
+			t.Errorf("after the upgrade the configuration is %q", got)
 		}
 		rendered, err := helm(t, shape.values)
 		if err != nil {
@@ -217,7 +219,7 @@ func (c *cluster) helm(t *testing.T) {
 			}
 		}
 		c.takes("helm", "", "uninstall", "agent", "-n", shape.namespace)
-		if got := c.takes("kubectl", "", "get", "all,configmaps,networkpolicies,podmonitors,serviceaccounts,clusterroles,clusterrolebindings", "-n", shape.namespace, "-l", "app.kubernetes.io/instance=agent", "-o", "name"); strings.Contains(got, "/") {
+		if got := c.takes("kubectl", "", "get", "daemonsets,deployments,services,configmaps,networkpolicies,podmonitors,serviceaccounts,clusterroles,clusterrolebindings", "-n", shape.namespace, "-l", managed, "-o", "name"); strings.Contains(got, "/") {
 			t.Errorf("after helm uninstall there are %s", got)
 		}
 	}

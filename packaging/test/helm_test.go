@@ -13,6 +13,7 @@ import (
 	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/engine"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/pod-security-admission/api"
 	"sigs.k8s.io/yaml"
@@ -35,7 +36,11 @@ func loadChart(t *testing.T) *chart.Chart {
 // helm renders the chart as helm install sluice --namespace sluice does.
 func helm(t *testing.T, values map[string]any) (all []manifest, err error) {
 	t.Helper()
-	c := loadChart(t)
+	return render(t, loadChart(t), values)
+}
+
+func render(t *testing.T, c *chart.Chart, values map[string]any) (all []manifest, err error) {
+	t.Helper()
 	given, err := chartutil.ToRenderValues(c, values, chartutil.ReleaseOptions{Name: "sluice", Namespace: "sluice", IsInstall: true}, nil)
 	if err != nil {
 		return nil, err
@@ -68,6 +73,9 @@ func helm(t *testing.T, values map[string]any) (all []manifest, err error) {
 // everything is what overlays/daemonset has.
 var everything = map[string]any{"hostPort": true, "socket": true, "hostSpool": true, "networkPolicy": true, "origin": map[string]any{"enabled": true}}
 
+// sidecarExample is what overlays/sidecar has.
+var sidecarExample = map[string]any{"form": "sidecar", "sidecar": map[string]any{"example": true}}
+
 // TestChart renders the chart, holds its objects to the published types and to the level of
 // Pod Security that they claim, and to those that kustomize makes: they differ in the labels
 // that Helm wants, and in comments.
@@ -79,6 +87,7 @@ func TestChart(t *testing.T) {
 	}{
 		{"base", nil, api.LevelRestricted},
 		{"overlays/daemonset", everything, api.LevelPrivileged},
+		{"overlays/sidecar", sidecarExample, api.LevelRestricted},
 	} {
 		t.Run(c.dir, func(t *testing.T) {
 			rendered, err := helm(t, c.values)
@@ -176,6 +185,12 @@ func TestChartValues(t *testing.T) {
 		{"origin": map[string]any{"tags": []any{"node"}}},
 		{"spool": map[string]any{"maxBytes": 192}},
 		{"config": map[string]any{}},
+		{"form": "deployment"},
+		{"form": "sidecar", "hostPort": true}, // which nothing would come of
+		{"form": "sidecar", "podMonitor": true},
+		{"form": "sidecar", "origin": map[string]any{"enabled": true}},
+		{"sidecar": map[string]any{"example": true}},
+		{"form": "sidecar", "sidecar": map[string]any{"image": "x"}},
 	} {
 		if _, err := helm(t, bad); err == nil {
 			t.Errorf("%v is taken", bad)
@@ -202,5 +217,60 @@ func TestChartValues(t *testing.T) {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %q in what is made", want)
 		}
+	}
+}
+
+// TestSidecarTemplates puts the sidecar into the pod of a chart that depends on this one,
+// as its comment says. The pod is then that of overlays/sidecar, and all that the
+// dependency makes by itself is the configuration.
+func TestSidecarTemplates(t *testing.T) {
+	const deployment = `apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: shop
+spec:
+  selector: {matchLabels: {app: shop}}
+  template:
+    metadata: {labels: {app: shop}}
+    spec:
+      automountServiceAccountToken: false
+      securityContext: {runAsNonRoot: true, runAsUser: 1000, fsGroup: 65532, seccompProfile: {type: RuntimeDefault}}
+      initContainers: {{- include "sluice.sidecar" .Subcharts.sluice | nindent 8 }}
+      containers:
+        - name: shop
+          image: shop:1
+          securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+      volumes: {{- include "sluice.sidecarVolumes" .Subcharts.sluice | nindent 8 }}
+`
+	shop := &chart.Chart{
+		Metadata:  &chart.Metadata{APIVersion: "v2", Name: "shop", Version: "1.0.0", Dependencies: []*chart.Dependency{{Name: "sluice", Version: "0.1.0"}}},
+		Templates: []*chart.File{{Name: "templates/deployment.yaml", Data: []byte(deployment)}},
+	}
+	shop.SetDependencies(loadChart(t))
+	rendered, err := render(t, shop, map[string]any{"sluice": map[string]any{"form": "sidecar", "image": map[string]any{"pullPolicy": "Always"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkAll(t, rendered, api.LevelRestricted)
+	if len(rendered) != 2 {
+		t.Fatalf("%d objects are made, want the Deployment and a ConfigMap", len(rendered))
+	}
+	var got, want appsv1.Deployment
+	for _, m := range rendered {
+		if m.kind == "Deployment" {
+			m.into(t, &got)
+		} else if m.name != "sluice-sidecar" { // after the release
+			t.Errorf("the configuration is called %s", m.name)
+		}
+	}
+	for _, m := range kustomize(t, "overlays/sidecar") {
+		if m.kind == "Deployment" {
+			m.into(t, &want)
+		}
+	}
+	sidecar := &want.Spec.Template.Spec
+	sidecar.InitContainers[0].ImagePullPolicy = corev1.PullAlways
+	if pod := &got.Spec.Template.Spec; !reflect.DeepEqual(pod.InitContainers, sidecar.InitContainers) || !reflect.DeepEqual(pod.Volumes, sidecar.Volumes) {
+		t.Errorf("the pod has\n%s\n%s\nkustomize's\n%s\n%s", show(pod.InitContainers), show(pod.Volumes), show(sidecar.InitContainers), show(sidecar.Volumes))
 	}
 }
