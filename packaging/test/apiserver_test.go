@@ -44,7 +44,7 @@ func TestAPIServer(t *testing.T) {
 
 func (c *cluster) kustomize(t *testing.T) {
 	c.t = t
-	c.takes("kubectl", "", "apply", "-f", "../kubernetes/overlays/daemonset/namespace.yaml")
+	c.takes("kubectl", "", "apply", "--server-side", "-f", "../kubernetes/overlays/daemonset/namespace.yaml")
 	for _, shape := range []struct{ dir, namespace string }{
 		{"base", "base"},
 		{"overlays/sidecar", "sidecar"},
@@ -223,7 +223,7 @@ func (c *cluster) helm(t *testing.T) {
 			t.Errorf("after helm uninstall there are %s", got)
 		}
 	}
-	c.refuses("Additional property hostport is not allowed", "helm", "", "install", "agent", chartPath, "-n", "chart", "--set", "hostport=true")
+	c.refuses("additional properties 'hostport' not allowed", "helm", "", "install", "agent", chartPath, "-n", "chart", "--set", "hostport=true")
 }
 
 func inNamespace(t *testing.T, text, namespace string) string {

@@ -76,7 +76,7 @@ func sbomSchema(t *testing.T) *jsonschema.Schema {
 	}
 	c := jsonschema.NewCompiler()
 	for _, name := range []string{"bom-1.6.schema.json", "spdx.schema.json", "jsf-0.82.schema.json"} {
-		files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(out)), "schema", strings.TrimSuffix(name, "json")+"*"))
+		files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(out)), "schema", strings.TrimSuffix(name, ".json")+"*"))
 		if err != nil || len(files) != 1 {
 			t.Fatalf("%s: %v, %v", name, files, err)
 		}
