@@ -63,6 +63,33 @@ func (r *rig) mixedIsThere(names, windows int) {
 	}
 }
 
+// Single items are a self-hosted Flux's alone: no other server has a call more for
+// them, whatever there is room for.
+func TestDefinitionsElsewhere(t *testing.T) {
+	for _, s := range servers {
+		t.Run(s.name, func(t *testing.T) {
+			o := optionsOf(s.typ)
+			o.SinglesPerMinute = 60
+			simulate(t, o, fluxtest.Options{Dialect: s.fake, MaxItems: o.ItemsPerRequest}, func(t *testing.T, r *rig) {
+				for i := range 6 {
+					r.mixed(3, i)
+				}
+				r.run(3 * time.Minute)
+				r.settled()
+				for i := range 3 {
+					if got := r.counted(fmt.Sprintf("c.%d", i)); got != 21 {
+						t.Errorf("total of c.%d = %v, want 21", i, got)
+					}
+				}
+				own := s.typ == Flux && s.fake == fluxtest.SelfHosted
+				if got := r.f.Stats(time.Now()).Singles; got > 0 != own {
+					t.Errorf("%d single items, want some: %t", got, own)
+				}
+			})
+		})
+	}
+}
+
 // Every name is defined by a single item: a counter's by 0, so that it stays exact,
 // a gauge's and a distribution's by their first. Members are single items, too. What
 // is defined is not defined again, also not after a restart.
