@@ -280,6 +280,38 @@ func TestDiskFull(t *testing.T) {
 	checkAll(t, opt.Dir)
 }
 
+// TestDiskFullOfHistory has a disk that is smaller than what may be kept, and filled by
+// what was delivered: that goes, file by file, so records get to the disk for ever.
+func TestDiskFullOfHistory(t *testing.T) {
+	dir := mount(t, "size=6m")
+	s := attach(t, Options{Dir: filepath.Join(dir, "spool"), MaxBytes: 64 << 20, SegmentBytes: 512 << 10}, "flux")
+	o := s.Outbox("flux")
+	for id := uint64(1); id <= 300; id++ { // 15 MB
+		now := t0.Add(time.Duration(id) * time.Second)
+		if _, err := s.Append(now, Meta{ID: id, Start: now, Samples: [Kinds]uint64{1: id}}, slices.Values(content(id, 1, 50_000))); err != nil {
+			t.Fatal(err)
+		}
+		for tries := 0; s.Stats().MemoryRecords > 0; tries++ {
+			if err := s.Maintain(now); tries == 20 {
+				t.Fatalf("record %d is not on disk after %d times Maintain: %v, %+v", id, tries, err, s.Stats())
+			}
+		}
+		if err := o.Update(func(tx *Tx) error {
+			p, _ := tx.Pending().Without(Range{s.Next() - 1, s.Next()})
+			tx.Progress(p, nil)
+			tx.Dropped("unwanted", [Kinds]uint64{1: id})
+			return nil
+		}); err != nil {
+			t.Fatalf("record %d: %v", id, err)
+		}
+	}
+	st := s.Stats()
+	if st.Evicted == 0 || st.MemoryDropped != [Kinds]uint64{} || st.LastSeq != 300 {
+		t.Errorf("Stats() = %+v, want 300 records, some of them evicted, none dropped in memory", st)
+	}
+	mustBalance(t, s)
+}
+
 func TestRetention(t *testing.T) {
 	opt := small(t)
 	opt.Retention = time.Hour
