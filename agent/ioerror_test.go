@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,19 +29,11 @@ var diskCalls = []struct {
 // Flux once. A thread counts its own calls, so a run can have more than one
 // failure; GOMAXPROCS=1 keeps the threads few.
 //
-// SLUICE_DISK_ERRORS=1 runs them all, 9 every ninth; without it every 25th is run.
+// SLUICE_DISK_ERRORS=1 runs them all, 9 every ninth; without it every 25th is run. With it
+// there are also runs in which the disk dies, and comes back.
 func TestDiskErrors(t *testing.T) {
 	t.Parallel()
-	strace, err := exec.LookPath("strace")
-	if err != nil || runtime.GOOS != "linux" {
-		t.Skip("needs strace")
-	}
-	if out, err := exec.Command(strace, "-f", "-e", "trace=none", "true").CombinedOutput(); err != nil {
-		t.Skipf("strace: %v: %s", err, out) // a machine may forbid it
-	}
-	if raceEnabled {
-		t.Skip("strace and the race detector together are too slow")
-	}
+	strace := straceOrSkip(t)
 	step := 25
 	if n, err := strconv.Atoi(os.Getenv("SLUICE_DISK_ERRORS")); err == nil && n > 0 {
 		step = n
@@ -62,11 +56,98 @@ func TestDiskErrors(t *testing.T) {
 			}
 		}
 	}
+	for _, errno := range []string{"EIO", "EROFS"} {
+		if step <= 9 {
+			t.Run(errno+"/from then on", func(t *testing.T) {
+				t.Parallel()
+				diskDies(t, strace, errno)
+			})
+		}
+	}
 	t.Cleanup(func() {
 		if !t.Failed() {
 			t.Logf("%d runs with a failed call: 0 exits, 0 samples lost, 0 doubled", runs)
 		}
 	})
+}
+
+// diskDies has every call that changes the disk fail from some moment on, those of
+// outbox.db, too. What comes is delivered from memory. When the disk is back, which is
+// when strace has gone, what waited for it follows, and all is upstream once.
+func diskDies(t *testing.T, strace, errno string) {
+	flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499, Allow: []fluxtest.Rule{fluxtest.RuleConcurrent}}))
+	dir := t.TempDir()
+	calls := "pwrite64,fdatasync,fsync,ftruncate,renameat,unlinkat,mkdirat"
+	d := start(t, setup{
+		Dir: dir, Flux: flux.URL, Interval: "100ms", Upstream: "settle: 0s", Env: []string{"GOMAXPROCS=1"},
+		// -I 2: it ends when it is told to. Without --seccomp-bpf, whose filter would stay.
+		Under: []string{strace, "-D", "-f", "-I", "2", "-o", "/dev/null", "-e", "trace=" + calls, "-e", "inject=" + calls + ":error=" + errno + ":when=40+"},
+	})
+	conn := d.dial("udp")
+	sent := map[string]int{}
+	send := func(name string) {
+		sent[name]++
+		d.send(conn, name+":1|c")
+	}
+	d.until("the disk dies", func() bool {
+		send("dies.early")
+		return d.status().Spool.State == "memory" && d.log.count("record is kept in memory") > 0
+	})
+	d.until("what comes is delivered from memory", func() bool {
+		send("dies.meanwhile")
+		return flux.CounterTotal("dies.meanwhile").Float > 0 && d.log.count("windows are delivered from memory") > 0
+	})
+	d.balanced()
+	d.untraced()
+	send("dies.after")
+	d.delivered()
+	d.balanced()
+	for name, n := range sent {
+		if got := flux.CounterTotal(name).Float; got != float64(n) {
+			t.Errorf("%v samples of %s arrived, %d were sent", got, name, n)
+		}
+	}
+	if got := flux.Duplicates(); len(got) > 0 {
+		t.Errorf("%d counters were stored twice, the first %+v", len(got), got[0])
+	}
+}
+
+// untraced ends the strace that the daemon is under: nothing fails any more.
+func (d *daemon) untraced() {
+	d.t.Helper()
+	tracer := func() int {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		_, text, _ := strings.Cut(string(b), "TracerPid:")
+		var pid int
+		fmt.Sscan(text, &pid)
+		return pid
+	}
+	pid := tracer()
+	if pid == 0 {
+		d.t.Fatal("nobody traces the agent")
+	}
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil { // it lets go of what it traces
+		d.t.Fatal(err)
+	}
+	d.until("strace has gone", func() bool { return tracer() == 0 })
+}
+
+func straceOrSkip(t *testing.T) string {
+	t.Helper()
+	strace, err := exec.LookPath("strace")
+	if err != nil || runtime.GOOS != "linux" {
+		t.Skip("needs strace")
+	}
+	if out, err := exec.Command(strace, "-f", "-e", "trace=none", "true").CombinedOutput(); err != nil {
+		t.Skipf("strace: %v: %s", err, out) // a machine may forbid it
+	}
+	if raceEnabled {
+		t.Skip("strace and the race detector together are too slow")
+	}
+	return strace
 }
 
 func diskError(t *testing.T, strace, call, errno string, when int) {
