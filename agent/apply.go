@@ -89,8 +89,6 @@ func (a *agent) commit(c *change) {
 		a.aggregator.Forget()
 	}
 	a.exposed.configure(cfg.Expose, cfg.Aggregate.MaxSeries)
-	a.spool.SetLimits(int64(cfg.Spool.MaxBytes), max(cfg.Spool.Retention, 1)) // 0 would be its default
-
 	end(c.ended)
 	var missing []error
 	var closed []endpoint

@@ -254,6 +254,19 @@ func TestDiskHangs(t *testing.T) {
 			first.taken(uint64(sent["hang.before"] + sent["hang.first"]))
 
 			d := first
+			other := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499}))
+			if how == "thawed" { // a reload does not wait for the disk either, whatever it asks for
+				with := s
+				text := strings.Replace(with.yaml(), "\nspool:", fmt.Sprintf("\n  - {name: other, url: %q, api_key: %q}\nspool:", other.URL, fluxtest.Key), 1)
+				text = strings.Replace(text, "spool: {", "spool: {max_bytes: 128MiB, ", 1)
+				if err := os.WriteFile(first.file, []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				first.signal(syscall.SIGHUP)
+				first.until("the reload is over", func() bool { return first.log.count("the configuration has changed and is in effect") == 1 })
+				waiting := first.status().Spool.InMemory
+				first.until("windows are closed after it", func() bool { send(first, "hang.first"); return first.status().Spool.InMemory >= waiting+5 })
+			}
 			if how == "killed" {
 				first.signal(syscall.SIGKILL)
 				d = start(t, s)
@@ -271,6 +284,9 @@ func TestDiskHangs(t *testing.T) {
 			send(d, "hang.after")
 			d.delivered()
 			d.balanced()
+			if how == "thawed" && other.CounterTotal("hang.after").Float != 1 {
+				t.Error("what came after the thaw did not arrive at the upstream that was added")
+			}
 			if how == "killed" { // what was in memory only is gone
 				if n := arrived("hang.first"); n > sent["hang.first"] {
 					t.Errorf("%d samples of the first arrived, %d were sent", n, sent["hang.first"])

@@ -53,19 +53,21 @@ func (s *Spool) Append(now time.Time, m Meta, parts iter.Seq[[]byte]) (seq uint6
 func (s *Spool) stream(now time.Time, m Meta, all, parts iter.Seq[[]byte]) (seq uint64, err error) {
 	tried := false
 	if !s.attaching.Load() { // which may take seconds; the caller need not wait for it
+		s.mu.Lock()
+		s.streaming = true
+		s.mu.Unlock()
 		s.io.Lock()
 		if err = s.flushLocked(now); err == nil {
 			tried = true
-			s.mu.Lock()
-			s.streaming = true
-			s.mu.Unlock()
 			seq, err = s.storeLocked(now, m, parts)
 			s.mu.Lock()
-			s.streaming = false
 			s.tellLocked(err)
 			s.mu.Unlock()
 		}
 		s.io.Unlock()
+		s.mu.Lock()
+		s.streaming = false
+		s.mu.Unlock()
 		if err == nil || errors.Is(err, errRecord) {
 			return seq, err
 		}

@@ -257,11 +257,12 @@ func (s *Spool) Outbox(name string) *Outbox {
 	o := s.outboxLocked(name)
 	o.configured = true
 	fresh := s.attached && o.st == nil
+	waits := s.failure != nil // for the disk, which may hang; the caller does not
 	if fresh {
 		o.st = newState(Pending{{s.next, Open}}, s.next)
 	}
 	s.mu.Unlock()
-	if fresh {
+	if fresh && !waits {
 		// A failure is not lost: every later Update writes the whole state.
 		if err := o.Update(func(*Tx) error { return nil }); err != nil {
 			s.log.Error("new outbox is not on disk yet", "upstream", name, "error", err)
