@@ -20,6 +20,7 @@ import (
 type delivery struct {
 	name  string
 	spool *spool.Spool
+	box   *spool.Outbox // to look at: to ask the spool for it would make the upstream a configured one again
 	after <-chan struct{}
 	done  chan struct{} // closed when no forwarder runs any more
 
@@ -34,7 +35,7 @@ type delivery struct {
 // newDelivery makes a delivery that begins when after is closed, which is when
 // an earlier one of the same upstream has ended; nil is at once.
 func newDelivery(o forwarder.Options, s *spool.Spool, after <-chan struct{}) *delivery {
-	return &delivery{name: o.Name, spool: s, after: after, done: make(chan struct{}), options: o, current: forwarder.New(o, s)}
+	return &delivery{name: o.Name, spool: s, box: s.Outbox(o.Name), after: after, done: make(chan struct{}), options: o, current: forwarder.New(o, s)}
 }
 
 // run delivers until stop is called, or abort is done, which also ends a

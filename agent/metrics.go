@@ -208,7 +208,7 @@ func (a *agent) upstreamMetrics(e *exposition, now time.Time) {
 	}
 	var all []upstream
 	for _, d := range a.now().deliveries {
-		all = append(all, upstream{a.upstreamStatus(d, now), d.stats(now), a.spool.Outbox(d.name).Ledger()})
+		all = append(all, upstream{a.upstreamStatus(d, now), d.stats(now), d.box.Ledger()})
 	}
 	each := func(name, typ, help string, value func(upstream) float64) {
 		e.family(name, typ, help)

@@ -246,7 +246,7 @@ func (a *agent) ownOfListeners() (list []ownFigure) {
 }
 
 func (a *agent) ownOfUpstream(list []ownFigure, d *delivery, now time.Time) []ownFigure {
-	u, sent, books := a.upstreamStatus(d, now), d.stats(now), a.spool.Outbox(d.name).Ledger()
+	u, sent, books := a.upstreamStatus(d, now), d.stats(now), d.box.Ledger()
 	gauge := func(name string, value float64) {
 		list = append(list, ownFigure{name: "sluice.upstream." + name, value: value, tags: []string{"upstream", u.Name}})
 	}

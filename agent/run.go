@@ -467,7 +467,7 @@ func (a *agent) sayHello() {
 // upstream.
 func (a *agent) waiting() (samples uint64) {
 	for _, d := range a.now().deliveries {
-		l := a.spool.Outbox(d.name).Ledger()
+		l := d.box.Ledger()
 		for k := range l.Pending {
 			samples += l.Pending[k].Samples + l.Queued[k].Samples + l.Sending[k].Samples + l.InDoubt[k].Samples
 		}

@@ -276,7 +276,7 @@ func (a *agent) intakeLedger(s aggregator.Stats) intakeLedgerDocs {
 }
 
 func (a *agent) upstreamStatus(from *delivery, now time.Time) upstreamDoc {
-	s, box := from.stats(now), a.spool.Outbox(from.name)
+	s, box := from.stats(now), from.box
 	ledger := box.Ledger()
 	d := upstreamDoc{Name: s.Name, Type: s.Type, URL: s.URL, Dialect: s.Dialect, State: s.State,
 		Width:   max(s.Width, a.aggregator.Interval()).Seconds(),
