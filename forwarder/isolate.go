@@ -3,6 +3,7 @@ package forwarder
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"slices"
 	"strconv"
 	"time"
@@ -242,21 +243,38 @@ func (f *Forwarder) divide(tx *spool.Tx, t trial, b *spool.Batch, now time.Time)
 	first := f.suspects(b)
 	test := part(f.upstream, b, func(i int, _ spool.Item) bool { return first[i] })
 	rest := part(f.upstream, b, func(i int, _ spool.Item) bool { return !first[i] })
-	t.parts, t.sibling = slices.Insert(slices.Clone(t.parts), 0, uint32(len(rest.Items))), true
-	if t.wait != 0 {
-		waits, err := f.outbox.Load(t.wait)
-		if err != nil {
-			return err
-		}
+	size := uint32(len(rest.Items))
+	waits, err := f.waiting(tx, &t, now)
+	if err != nil {
+		return err
+	}
+	if waits != nil {
 		rest = f.join(rest, waits)
 		f.settle(tx, waits, spool.Settlement{To: spool.Replaced, At: now})
 	}
+	t.parts, t.sibling = slices.Insert(slices.Clone(t.parts), 0, size), true
 	f.sealBatch(tx, test, now)
 	f.sealBatch(tx, rest, now)
 	f.settle(tx, b, spool.Settlement{To: spool.Replaced, At: now})
 	t.test, t.wait = test.Seq, rest.Seq
 	tx.Put(trialTable, trialKey(t.root), t.encode())
 	return nil
+}
+
+// waiting reads what waits in a trial, if anything does. What is damaged on disk is
+// given up.
+func (f *Forwarder) waiting(tx *spool.Tx, t *trial, now time.Time) (*spool.Batch, error) {
+	if t.wait == 0 {
+		return nil, nil
+	}
+	waits, err := f.outbox.Load(t.wait)
+	if errors.Is(err, spool.ErrDamaged) {
+		f.log.Error("a batch that waits for its isolation is damaged and dropped", "batch", t.wait, "error", err)
+		f.settle(tx, &spool.Batch{Seq: t.wait}, spool.Settlement{To: spool.Dropped, Reason: "damaged", At: now})
+		t.wait, t.parts = 0, nil
+		return nil, nil
+	}
+	return waits, err
 }
 
 // passed goes on with a trial whose test was delivered, and notes what the
@@ -321,9 +339,12 @@ func (f *Forwarder) take(tx *spool.Tx, t trial, parts int, now time.Time) error 
 		tx.Put(trialTable, trialKey(t.root), t.encode())
 		return nil
 	}
-	waits, err := f.outbox.Load(t.wait)
+	waits, err := f.waiting(tx, &t, now)
 	if err != nil {
 		return err
+	}
+	if waits == nil {
+		return f.proceed(tx, t, now)
 	}
 	test := part(f.upstream, waits, func(i int, _ spool.Item) bool { return i < count })
 	rest := part(f.upstream, waits, func(i int, _ spool.Item) bool { return i >= count })
@@ -364,6 +385,9 @@ func (f *Forwarder) sealApart(tx *spool.Tx, b *spool.Batch, joined map[uint64]bo
 			continue
 		}
 		waits, err := f.outbox.Load(have.Seq)
+		if errors.Is(err, spool.ErrDamaged) {
+			continue // its turn comes, and then it is dropped
+		}
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package forwarder
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"strconv"
@@ -47,6 +48,9 @@ func (f *Forwarder) doubts() int {
 // certain. Reads have a budget of their own, see looksPerMinute.
 func (f *Forwarder) verify(ctx context.Context, header *spool.Batch) time.Duration {
 	b, err := f.outbox.Load(header.Seq)
+	if errors.Is(err, spool.ErrDamaged) {
+		return f.spoilt(header, err)
+	}
 	if err != nil {
 		return f.trouble("read a batch in doubt", err)
 	}
@@ -103,6 +107,22 @@ func (f *Forwarder) verify(ctx context.Context, header *spool.Batch) time.Durati
 		level = slog.LevelDebug // it is asked again and again
 	}
 	f.log.Log(ctx, level, "looked for a batch in doubt", "batch", b.Seq, "found", found.String())
+	return 0
+}
+
+// spoilt gives up a batch in doubt that the disk does not give back as it was.
+func (f *Forwarder) spoilt(header *spool.Batch, why error) time.Duration {
+	f.log.Error("a batch in doubt is damaged and dropped", "batch", header.Seq, "error", why)
+	now := time.Now()
+	err := f.outbox.Update(func(tx *spool.Tx) error {
+		f.settle(tx, header, spool.Settlement{To: spool.Dropped, Reason: "damaged", At: now})
+		return f.lost(tx, header, now)
+	})
+	if err != nil {
+		f.ready = false
+		return f.trouble("drop a batch that was damaged", err)
+	}
+	f.reloadTrials()
 	return 0
 }
 
