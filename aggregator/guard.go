@@ -56,7 +56,10 @@ type guard struct {
 // and for a flood of names the kind's one series called FoldedValue. Totals stay
 // whole either way. Series that are known are never folded.
 func (r *registry) fold(k *Key, sender string) *entry {
-	m := r.metric(k)
+	m, first := r.metric(k)
+	if first != nil {
+		m = r.join(first)
+	}
 	if m == nil { // names may be the flood: nothing is remembered of them
 		return r.foldAll(k)
 	}
@@ -129,7 +132,7 @@ func (r *registry) addExtra(k *Key) *entry {
 	e := r.add(k)
 	e.extra = true
 	r.extra++
-	if m := r.metric(k); m.guard != nil {
+	if m, _ := r.metric(k); m != nil && m.guard != nil {
 		m.guard.extra++
 	}
 	return e

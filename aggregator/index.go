@@ -2,11 +2,12 @@ package aggregator
 
 import "hash/maphash"
 
-// An index finds entries by their key. It is many small tables rather than a
-// large one: none takes long to grow, and each gives its memory back by itself.
-// An entry takes 8 bytes and the room that is left between them.
+// An index finds entries by their key, or by that of their metric. It is many small
+// tables rather than a large one: none takes long to grow, and each gives its memory back
+// by itself. An entry takes 8 bytes and the room that is left between them.
 type index struct {
 	seed   maphash.Seed
+	metric bool // by name and kind
 	len    int
 	shards [256]shard
 }
@@ -20,14 +21,21 @@ type shard struct {
 
 const minSlots = 8
 
-func newIndex() *index { return &index{seed: maphash.MakeSeed()} }
+func newIndex(metric bool) *index { return &index{seed: maphash.MakeSeed(), metric: metric} }
+
+func (x *index) key(e *entry) string {
+	if x.metric {
+		return e.series.metric()
+	}
+	return e.series.key
+}
 
 func (x *index) find(key []byte) *entry {
 	h := maphash.Bytes(x.seed, key)
 	s := &x.shards[byte(h)]
 	for i := h >> 8; s.used > 0; i++ {
 		e := s.slots[i&uint64(len(s.slots)-1)]
-		if e == nil || e.series.key == string(key) {
+		if e == nil || x.key(e) == string(key) {
 			return e
 		}
 	}
@@ -36,7 +44,7 @@ func (x *index) find(key []byte) *entry {
 
 // put adds an entry whose key is not there yet.
 func (x *index) put(e *entry) {
-	h := maphash.String(x.seed, e.series.key)
+	h := maphash.String(x.seed, x.key(e))
 	s := &x.shards[byte(h)]
 	if 4*(s.used+1) > 3*len(s.slots) {
 		x.resize(s, max(2*len(s.slots), minSlots))
@@ -63,8 +71,33 @@ func (x *index) resize(s *shard, slots int) {
 	}
 	for _, e := range old {
 		if e != nil {
-			s.place(maphash.String(x.seed, e.series.key), e)
+			s.place(maphash.String(x.seed, x.key(e)), e)
 		}
+	}
+}
+
+// remove takes an entry out that is there. Those behind it move up, so that each is
+// still found from where its hash points.
+func (x *index) remove(e *entry) {
+	h := maphash.String(x.seed, x.key(e))
+	s := &x.shards[byte(h)]
+	mask := uint64(len(s.slots) - 1)
+	i := h >> 8 & mask
+	for s.slots[i] != e {
+		i = (i + 1) & mask
+	}
+	for j := (i + 1) & mask; s.slots[j] != nil; j = (j + 1) & mask {
+		home := maphash.String(x.seed, x.key(s.slots[j])) >> 8 & mask
+		if (j-home)&mask >= (j-i)&mask { // it may stand at i
+			s.slots[i] = s.slots[j]
+			i = j
+		}
+	}
+	s.slots[i] = nil
+	s.used--
+	x.len--
+	if len(s.slots) > minSlots && 8*s.used < len(s.slots) {
+		x.resize(s, len(s.slots)/2)
 	}
 }
 

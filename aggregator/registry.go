@@ -31,9 +31,12 @@ type entry struct {
 	window  atomic.Uint64 // number of the last live window that has it
 	used    atomic.Uint64 // number of the window that was open when a sample came last, or gone
 	running *running      // gauges only
-	place   int32         // in the members of its metric
+	place   int32         // in the members of its metric, or alone
 	extra   bool          // beside the limits, see guard.go
 }
+
+// alone is the place of an entry that is in no metric.
+const alone = -1
 
 // gone is the value of used in an entry that has left the registry.
 const gone = math.MaxUint64
@@ -58,7 +61,8 @@ type registry struct {
 	mu               sync.Mutex // guards the fields below
 	limit, perMetric int
 	series           *index
-	metrics          map[string]*metric // by kind and name
+	singles          *index             // those that are alone in their metric
+	metrics          map[string]*metric // the others, by kind and name
 	peak             int                // of the metrics since the map was made
 	extra            int                // series beside the limits
 	bytes            int                // of all keys
@@ -66,7 +70,9 @@ type registry struct {
 	buf              []byte             // key being looked up
 }
 
-// A metric is the series of one name and kind.
+// A metric is the series of one name and kind. Of a series that is the first of its
+// metric there is none: where each series is a metric of its own it would take more
+// memory than the series.
 type metric struct {
 	members []*entry
 	guard   *guard // once it has reached a limit
@@ -74,7 +80,7 @@ type metric struct {
 
 func newRegistry(o Options) *registry {
 	return &registry{limit: o.MaxSeries, perMetric: o.MaxSeriesPerMetric,
-		series: newIndex(), metrics: make(map[string]*metric)}
+		series: newIndex(false), singles: newIndex(true), metrics: make(map[string]*metric)}
 }
 
 func (r *registry) configure(o Options) {
@@ -98,9 +104,12 @@ func (r *registry) find(k *Key, sender string) (e *entry, own bool) {
 	if e := r.lookup(k); e != nil {
 		return e, true
 	}
+	m, first := r.metric(k)
 	members := 0
-	if m := r.metric(k); m != nil {
+	if m != nil {
 		members = len(m.members)
+	} else if first != nil {
+		members = 1
 	}
 	switch {
 	case r.perMetric > 0 && members >= r.perMetric:
@@ -119,10 +128,25 @@ func (r *registry) lookup(k *Key) *entry {
 	return r.series.find(r.buf)
 }
 
-func (r *registry) metric(k *Key) *metric { return r.metrics[string(r.metricKey(k))] }
+// metric returns the metric of the series in k, whose key is in r.buf, or the one
+// series that is alone in it, or neither.
+func (r *registry) metric(k *Key) (m *metric, first *entry) {
+	name := r.buf[:2+len(k.name)]
+	if m = r.metrics[string(name)]; m == nil {
+		first = r.singles.find(name)
+	}
+	return m, first
+}
 
-// metricKey is the part of r.buf that tells name and kind.
-func (r *registry) metricKey(k *Key) []byte { return r.buf[:2+len(k.name)] }
+// join makes a metric for a series that is alone no longer.
+func (r *registry) join(first *entry) *metric {
+	r.singles.remove(first)
+	m := &metric{members: []*entry{first}}
+	first.place = 0
+	r.metrics[first.series.metric()] = m
+	r.peak = max(r.peak, len(r.metrics))
+	return m
+}
 
 // add makes an entry for the key in r.buf.
 func (r *registry) add(k *Key) *entry {
@@ -132,11 +156,14 @@ func (r *registry) add(k *Key) *entry {
 	}
 	r.series.put(e)
 	r.bytes += len(e.series.key)
-	m := r.metric(k)
-	if m == nil {
-		m = new(metric)
-		r.metrics[e.series.key[:len(r.metricKey(k))]] = m
-		r.peak = max(r.peak, len(r.metrics))
+	m, first := r.metric(k)
+	switch {
+	case m == nil && first == nil:
+		e.place = alone
+		r.singles.put(e)
+		return e
+	case m == nil:
+		m = r.join(first)
 	}
 	e.place = int32(len(m.members))
 	m.members = append(m.members, e)
@@ -178,9 +205,15 @@ func (r *registry) sweep(window uint64) {
 
 // leave takes a series out of the books.
 func (r *registry) leave(e *entry) {
-	key := e.series.key
-	r.bytes -= len(key)
-	name := key[:2+int(key[0])]
+	r.bytes -= len(e.series.key)
+	if e.place == alone {
+		r.singles.remove(e)
+		if e.extra {
+			r.extra--
+		}
+		return
+	}
+	name := e.series.metric()
 	m := r.metrics[name]
 	last := m.members[len(m.members)-1]
 	m.members[e.place], last.place = last, e.place

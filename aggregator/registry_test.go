@@ -197,7 +197,7 @@ func TestIdleSeriesLeave(t *testing.T) {
 	if got, bytes := a.Stats().Series, a.registry.bytes; got != 1 || bytes != len(NewSeries(Counter, "busy").Key()) {
 		t.Errorf("%d series of %d bytes are left, want 1", got, bytes)
 	}
-	if n := len(a.registry.metrics); n != 1 {
+	if n := len(a.registry.metrics) + a.registry.singles.len; n != 1 {
 		t.Errorf("%d metrics are left, want 1", n)
 	}
 }

@@ -39,6 +39,9 @@ func (s Series) Name() string { return s.key[1 : 1+int(s.key[0])] }
 // Kind returns the series' kind.
 func (s Series) Kind() Kind { return Kind(s.key[1+int(s.key[0])]) }
 
+// metric returns the part of the key that tells name and kind.
+func (s Series) metric() string { return s.key[:2+int(s.key[0])] }
+
 // Tags yields the tags, sorted by key.
 func (s Series) Tags() iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {

@@ -162,8 +162,11 @@ func many(w *workload, dir string) (err error) {
 		time.Sleep(17 * time.Second)
 		flushed := p.cpu() - cpu - taken
 		now, peak := p.memory()
-		fmt.Printf("  pass %d: %.2f s CPU to take, %.2f s until the window was stored; %.0f bytes/series at the peak, %.0f after\n", pass+1,
-			taken.Seconds(), flushed.Seconds(), float64(peak-idle)/float64(w.series), float64(now-idle)/float64(w.series))
+		_, dropped, _ := socket(p.addr)
+		lost := float64(dropped) / float64(p.sender.packets) // each line is another series: so many did not arrive
+		arrived := float64(w.series) * (1 - lost)
+		fmt.Printf("  pass %d: %.2f s CPU to take, %.2f s until the window was stored; %.0f bytes/series at the peak, %.0f after; lost %.1f %%\n", pass+1,
+			taken.Seconds(), flushed.Seconds(), float64(peak-idle)/arrived, float64(now-idle)/arrived, 100*lost)
 	}
 	return p.books()
 }
