@@ -272,3 +272,40 @@ func TestAskingAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// BenchmarkAsking is the part of origin detection that a packet pays for, with as many
+// others known as there may be.
+func BenchmarkAsking(b *testing.B) {
+	dir := b.TempDir()
+	table := New(slog.New(slog.DiscardHandler))
+	table.Configure(Options{Detect: true, Proc: dir, Tags: []string{"container_id"}})
+	var all []question
+	for pid := range int32(4000) {
+		if err := os.MkdirAll(filepath.Join(dir, strconv.Itoa(int(pid))), 0o700); err != nil {
+			b.Fatal(err)
+		}
+		text := fmt.Sprintf("0::/docker/%064x\n", pid+1)
+		if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(int(pid)), "cgroup"), []byte(text), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		all = append(all, question{pid: pid}, question{claim: fmt.Sprintf("ci-%064x", pid+1)})
+	}
+	for ; len(all) > 0; all = all[min(len(all), 100):] {
+		table.look(all[:min(len(all), 100)])
+	}
+	now := time.Now().UnixNano()
+	claim := fmt.Appendf(nil, "ci-%064x", 2001)
+	if table.Process(2000, now) == 0 || table.Process(2000, now) != table.Claim(claim, now) {
+		b.Fatal("they are not known")
+	}
+	b.Run("process", func(b *testing.B) {
+		for b.Loop() {
+			table.Process(2000, now)
+		}
+	})
+	b.Run("claim", func(b *testing.B) {
+		for b.Loop() {
+			table.Claim(claim, now)
+		}
+	})
+}
