@@ -17,29 +17,7 @@ func TestIntegrations(t *testing.T) {
 	if _, err := exec.LookPath("promtool"); err != nil {
 		t.Skip("needs promtool")
 	}
-	text, err := os.ReadFile("../grafana/integrations.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var d struct {
-		Panels []struct {
-			Type, Title string
-			Targets     []struct{ Expr string }
-		}
-	}
-	if err := json.Unmarshal(text, &d); err != nil {
-		t.Fatal(err)
-	}
-	rows := 0
-	queries := map[string]string{}
-	for _, p := range d.Panels {
-		if p.Type == "row" {
-			rows++
-		}
-		for _, q := range p.Targets {
-			queries[p.Title] = strings.ReplaceAll(q.Expr, "$partner", ".*")
-		}
-	}
+	queries, rows := panelQueries(t)
 	if rows != 6 {
 		t.Errorf("%d rows, want 6", rows)
 	}
