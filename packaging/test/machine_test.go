@@ -61,7 +61,7 @@ func boot(t *testing.T, suite string) *machine {
 	t.Helper()
 	need(t, "mmdebstrap", "systemd-nspawn", "nsenter")
 	m := &machine{t: t, root: filepath.Join(t.TempDir(), "root")}
-	run(t, "mmdebstrap", "--quiet", "--variant=minbase", "--include=systemd,systemd-sysv,dbus,procps,curl", suite, m.root)
+	run(t, "timeout", "10m", "mmdebstrap", "--quiet", `--aptopt=Acquire::Retries "5"`, `--aptopt=Acquire::http::Timeout "30"`, "--variant=minbase", "--include=systemd,systemd-sysv,dbus,procps,curl", suite, m.root)
 
 	// Each machine has a control group of its own, so that several can run at once. The
 	// variable gives systemd 257, which refuses the first version of control groups, the
