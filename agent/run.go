@@ -389,7 +389,7 @@ func (a *agent) keepSpool(ctx context.Context) {
 			if err = a.spool.Maintain(time.Now()); waiting {
 				a.wakeDeliveries() // they are on disk now, or it is tried again
 			}
-		} else if err = a.spool.Attach(ctx, time.Now()); err == nil {
+		} else if err = a.attach(ctx); err == nil {
 			a.wakeDeliveries()
 		}
 		last = a.tellSpool(err, last)
@@ -404,6 +404,18 @@ func (a *agent) keepSpool(ctx context.Context) {
 		case <-time.After(spoolRetry):
 		}
 	}
+}
+
+// openWithin is how long the spool may take to open before that counts as a disk that
+// hangs: a full one with damaged files takes less.
+const openWithin = 15 * time.Second
+
+// attach opens the spool.
+func (a *agent) attach(ctx context.Context) error {
+	began := time.Now()
+	late := time.AfterFunc(openWithin, func() { a.spool.Unanswered(began) })
+	defer late.Stop()
+	return a.spool.Attach(ctx, began)
 }
 
 // tellSpool logs a change of the spool's health and returns the new one.

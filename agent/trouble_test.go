@@ -129,13 +129,7 @@ func TestDiskGone(t *testing.T) {
 	for _, how := range []string{"killed", "stopped"} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
-			dir := filepath.Join(t.TempDir(), "disk")
-			if err := os.Mkdir(dir, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			makeExt4(t, dir+".image")
-			command(t, "mount", "-o", "loop", dir+".image", dir)
-			t.Cleanup(func() { exec.Command("umount", "-l", dir).Run() })
+			dir := mountExt4(t)
 			flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499, Allow: []fluxtest.Rule{fluxtest.RuleConcurrent}}))
 			s := setup{Dir: t.TempDir(), Flux: flux.URL, Spool: filepath.Join(dir, "spool"), Interval: "100ms", Upstream: "settle: 0s"}
 			d := start(t, s)
@@ -198,8 +192,8 @@ func TestDiskGone(t *testing.T) {
 // TestDiskHangs freezes the file system under the agent: whatever it writes does not
 // come back. It goes on taking samples, closes windows on time, and says what is the
 // matter. When the disk answers again everything is delivered once. An agent that is
-// killed meanwhile cannot end, and the one that follows goes on beside it; this runs when
-// SLUICE_DISK_ERRORS is set.
+// killed meanwhile cannot end, and the one that follows goes on beside it; this, and one
+// that is started on a disk that hangs, run when SLUICE_DISK_ERRORS is set.
 func TestDiskHangs(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS != "linux" || os.Getuid() != 0 {
@@ -211,17 +205,15 @@ func TestDiskHangs(t *testing.T) {
 	ways := []string{"thawed"}
 	if os.Getenv("SLUICE_DISK_ERRORS") != "" {
 		ways = append(ways, "killed")
+		t.Run("started", func(t *testing.T) {
+			t.Parallel()
+			hangsAtStart(t)
+		})
 	}
 	for _, how := range ways {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
-			dir := filepath.Join(t.TempDir(), "disk")
-			if err := os.Mkdir(dir, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			makeExt4(t, dir+".image")
-			command(t, "mount", "-o", "loop", dir+".image", dir)
-			t.Cleanup(func() { exec.Command("umount", "-l", dir).Run() })
+			dir := mountExt4(t)
 			flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499, Allow: []fluxtest.Rule{fluxtest.RuleConcurrent}}))
 			s := setup{Dir: t.TempDir(), Flux: flux.URL, Spool: filepath.Join(dir, "spool"), Interval: "100ms", Upstream: "settle: 0s",
 				Listen: "  udp: [\"127.0.0.1:0\"]\n  http: \"127.0.0.1:0\"\n"}
@@ -276,6 +268,10 @@ func TestDiskHangs(t *testing.T) {
 					send(d, "hang.second")
 				}
 				d.taken(20)
+				d.until("it says what is the matter, too", func() bool {
+					s := d.status().Spool // it waits for the lock, or for the disk already
+					return s.State == "memory" && (strings.Contains(s.Detail, "has not answered since") || strings.Contains(s.Detail, "used by another process"))
+				})
 			}
 			thaw()
 			if how == "killed" {
@@ -304,6 +300,46 @@ func TestDiskHangs(t *testing.T) {
 			t.Logf("%d windows waited for the disk, %d KiB of memory", waiting, d.memory("RssAnon")>>10)
 		})
 	}
+}
+
+// hangsAtStart has the disk hang when the agent comes.
+func hangsAtStart(t *testing.T) {
+	dir := mountExt4(t)
+	flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499}))
+	s := setup{Dir: t.TempDir(), Flux: flux.URL, Spool: filepath.Join(dir, "spool"), Interval: "100ms", Upstream: "settle: 0s"}
+	command(t, "fsfreeze", "--freeze", dir)
+	d := start(t, s)
+	thaw := func() { exec.Command("fsfreeze", "--unfreeze", dir).Run() }
+	t.Cleanup(thaw)
+	conn, sent := d.dial("udp"), 0
+	d.until("the agent says what is the matter", func() bool {
+		sent++
+		d.send(conn, "start.count:1|c")
+		s := d.status()
+		return s.Spool.State == "memory" && s.Ready.OK && strings.Contains(s.Ready.Detail, "has not answered since")
+	})
+	if n := d.log.count("records are kept in memory"); n != 1 {
+		t.Errorf("the log tells of it %d times, want once", n)
+	}
+	thaw()
+	d.delivered()
+	d.balanced()
+	if got := flux.CounterTotal("start.count").Float; got != float64(sent) {
+		t.Errorf("%v samples arrived, %d were sent", got, sent)
+	}
+}
+
+// mountExt4 mounts a small file system, and gives its folder.
+func mountExt4(t *testing.T) (dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "disk")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	makeExt4(t, dir+".image")
+	command(t, "mount", "-o", "loop", dir+".image", dir)
+	t.Cleanup(func() { exec.Command("umount", "-l", dir).Run() })
+	return dir
 }
 
 // makeExt4 makes an image of a small file system.

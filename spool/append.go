@@ -135,12 +135,13 @@ func (s *Spool) Flush(now time.Time) (seq uint64) {
 	return 0
 }
 
-// Unanswered tells the spool that a Flush has not come back: its disk hangs. Stats says
-// so until a record is written, or refused.
+// Unanswered tells the spool that an Append or Attach has not come back: its disk hangs.
+// Stats says so until a record is written, or refused, or Attach is over.
 func (s *Spool) Unanswered(since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.memory.records) == 0 && !s.streaming || s.failure != nil { // it came back just now; or there is trouble already
+	waits := len(s.memory.records) > 0 || s.streaming || s.attaching.Load() // else it came back just now
+	if trouble := s.failure != nil && !errors.Is(s.failure, ErrDetached); trouble || !waits {
 		return
 	}
 	s.failure = fmt.Errorf("the disk has not answered since %s", since.UTC().Format(time.TimeOnly+"Z"))

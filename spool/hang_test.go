@@ -14,6 +14,12 @@ func TestHang(t *testing.T) {
 	opt := small(t)
 	opt.MemoryBytes = 1000
 	s := New(opt)
+	s.attaching.Store(true) // as Attach does
+	s.Unanswered(t0)
+	if st := s.Stats(); st.State != "memory" || !strings.Contains(st.Detail, "has not answered since") {
+		t.Errorf("while it is being opened Stats() = %+v, want since when", st)
+	}
+	s.attaching.Store(false)
 	if err := s.Attach(t.Context(), t0); err != nil {
 		t.Fatal(err)
 	}
