@@ -313,7 +313,7 @@ func (s *Spool) showLocked(states map[string]*state) {
 		}
 		o.st = nil
 		if o.configured {
-			o.st = newState(Pending{{s.next, Open}}, s.next)
+			o.st = s.newStateLocked()
 		}
 	}
 }

@@ -84,3 +84,25 @@ func BenchmarkAttach(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkClaim claims a record when 1,000 are held already, which nobody takes.
+func BenchmarkClaim(b *testing.B) {
+	s := New(Options{Dir: b.TempDir()})
+	s.Outbox("flux")
+	id := uint64(0)
+	one := func() {
+		id++
+		now := t0.Add(time.Duration(id) * 10 * time.Second)
+		m := Meta{ID: id, Start: now, Width: time.Second, Samples: [Kinds]uint64{1: 1}}
+		if _, err := s.Append(now, m, slices.Values(content(id, 1, 300))); err != nil {
+			b.Fatal(err)
+		}
+		s.Claim(now)
+	}
+	for range 1000 {
+		one()
+	}
+	for b.Loop() {
+		one()
+	}
+}

@@ -259,7 +259,7 @@ func (s *Spool) Outbox(name string) *Outbox {
 	fresh := s.attached && o.st == nil
 	waits := s.failure != nil // for the disk, which may hang; the caller does not
 	if fresh {
-		o.st = newState(Pending{{s.next, Open}}, s.next)
+		o.st = s.newStateLocked()
 	}
 	s.mu.Unlock()
 	if fresh && !waits {

@@ -61,10 +61,14 @@ func (s *Spool) Claim(now time.Time) bool {
 	}
 	in := s.standIn
 	s.mu.Unlock()
-	for _, rec := range records {
-		in.hold(rec, s.opt.MemoryBytes/standInShare)
+	if len(records) == 0 {
+		return false
 	}
-	return len(records) > 0
+	for _, rec := range records {
+		in.hold(rec)
+	}
+	in.forget(s.opt.MemoryBytes / standInShare)
+	return true
 }
 
 func (s *Spool) newStandInLocked() *Spool {
@@ -82,8 +86,7 @@ func (s *Spool) newStandInLocked() *Spool {
 			continue
 		}
 		to := in.outboxLocked(name)
-		to.configured, to.st = true, newState(Pending{{1, Open}}, 1)
-		to.st.nextBatch = standInSequences + uint64(be.Uint32(random[4:]))
+		to.configured, to.st = true, in.newStateLocked()
 		if o.st != nil {
 			to.st.nextBatch += o.st.nextBatch
 		}
@@ -91,32 +94,59 @@ func (s *Spool) newStandInLocked() *Spool {
 	return in
 }
 
-// hold takes a record in; most is how many bytes there may be.
-func (s *Spool) hold(rec record, most int64) {
+// newStateLocked is the state of an upstream that is owed the next record first.
+func (s *Spool) newStateLocked() *state {
+	st := newState(Pending{{s.next, Open}}, s.next)
+	if s.held != nil {
+		var random [4]byte
+		rand.Read(random[:])
+		st.nextBatch = standInSequences + uint64(be.Uint32(random[:]))
+	}
+	return st
+}
+
+// hold takes a record in.
+func (s *Spool) hold(rec record) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	seq := s.next
 	s.next++
 	s.index = s.index.put(logged{Entry: Entry{Seqs: Range{seq, seq + 1}, Bytes: uint32(rec.bytes), Meta: rec.meta}, parts: uint16(len(rec.parts))})
 	s.held[seq] = rec.parts
-	s.mu.Unlock()
-	s.forget(most)
 }
 
 // forget lets go of the records that nobody is owed, and beyond so many bytes of the
 // oldest others.
 func (s *Spool) forget(most int64) {
+	_, bytes := s.holds()
+	gone := map[uint64]bool{}
 	for _, e := range s.Entries(Range{0, Open}) {
-		if _, bytes := s.holds(); s.owedRecord(e.Seqs.From) && bytes <= most {
+		owing := s.owing(e.Seqs.From)
+		if bytes <= most && slices.ContainsFunc(owing, (*Outbox).Configured) {
 			continue
 		}
-		for _, o := range s.owing(e.Seqs.From) {
+		for _, o := range owing {
 			_ = o.Update(func(tx *Tx) error { tx.forgo(e.Seqs.To, reasonMemory); return nil }) // in memory nothing fails
 		}
-		s.mu.Lock()
-		i := s.index.after(e.Seqs.From)
-		s.index = slices.Concat(s.index[:i], s.index[i+1:])
-		delete(s.held, e.Seqs.From)
-		s.mu.Unlock()
+		if len(owing) > 0 {
+			bytes -= int64(e.Bytes)
+		}
+		gone[e.Seqs.From] = true
+	}
+	if len(gone) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kept := make(index, 0, len(s.index)) // a new slice: readers outside the lock may hold the old one
+	for _, l := range s.index {
+		if !gone[l.Seqs.From] {
+			kept = append(kept, l)
+		}
+	}
+	s.index = kept
+	for seq := range gone {
+		delete(s.held, seq)
 	}
 }
 
@@ -129,10 +159,6 @@ func (s *Spool) owing(seq uint64) (list []*Outbox) {
 		}
 	}
 	return list
-}
-
-func (s *Spool) owedRecord(seq uint64) bool {
-	return slices.ContainsFunc(s.owing(seq), func(o *Outbox) bool { return o.configured })
 }
 
 // holds tells how many records somebody is owed, and their bytes.

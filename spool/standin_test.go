@@ -206,3 +206,23 @@ func TestClaimTried(t *testing.T) {
 		t.Error("Close() said nothing of the records in memory")
 	}
 }
+
+// TestClaimNewUpstream: batches of an upstream that is configured while there is a
+// stand-in have sequences that none of outbox.db have.
+func TestClaimNewUpstream(t *testing.T) {
+	s := claimable(t, 3)
+	if !s.Claim(t0.Add(standInAfter)) {
+		t.Fatal("nothing was claimed")
+	}
+	o := s.StandIn().Outbox("c")
+	b := batchOf(0, 1)
+	if err := o.Update(func(tx *Tx) error { tx.Seal(&b); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if b.Seq < standInSequences {
+		t.Errorf("the first batch has sequence %d, want %d or more", b.Seq, uint64(standInSequences))
+	}
+	if p := o.Pending(); p[0].From != 4 {
+		t.Errorf("it is owed %v, want what comes", p)
+	}
+}
