@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -369,4 +370,39 @@ func TestApplicationMetrics(t *testing.T) {
 			t.Errorf("Accept: %s is answered with %d, want %d", accept, answer.StatusCode, want)
 		}
 	}
+}
+
+// TestExposedMemory tells what a series costs that is shown: docs/capacity.md has it.
+func TestExposedMemory(t *testing.T) {
+	const series, most = 10_000, 1 << 10 // twice as much as it is, at least
+	for _, kind := range []aggregator.Kind{aggregator.Counter, aggregator.Distribution} {
+		c := configs.Default().Expose
+		s := newShowing(t, c)
+		s.from = aggregator.New(aggregator.Options{Interval: 10 * time.Second, MaxSeries: 2 * series, MaxSetMembers: 1}, s.now)
+		s.in = s.from.Intake(tagged{})
+		s.configure(c, series)
+		window := func() {
+			for i := range series {
+				s.take(kind, "shop.requests", fmt.Sprintf("env:production,service:checkout,route:/orders/number/%d", i), 1)
+			}
+			s.window()
+		}
+		window() // what the aggregator keeps of them is none of it
+		window()
+		before := heap()
+		s.text()
+		window()
+		each := (heap() - before) / series
+		if shown, _, _ := s.stats(); shown != series || each > most {
+			t.Errorf("%d series of kind %v are shown and take %d bytes each, want %d and at most %d", shown, kind, each, series, most)
+		}
+		t.Logf("a series of kind %v takes %d bytes", kind, each)
+	}
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
