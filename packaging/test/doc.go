@@ -4,5 +4,6 @@
 //
 //	SLUICE_DIST=$PWD/dist go -C packaging/test test -v ./...
 //
-// A test that finds something missing is skipped and says so.
+// A test that finds something missing is skipped and says so. The tag quick leaves out what
+// needs Kubernetes' modules, which take minutes to build.
 package test
