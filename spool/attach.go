@@ -79,7 +79,7 @@ func (s *Spool) loadLocked(ctx context.Context, dir *folder, now time.Time) erro
 	if err != nil {
 		return err
 	}
-	interrupted := a.interrupted(len(segments) < listed)
+	interrupted := a.interrupted(numbersOf(segments), len(segments) < listed)
 	damaged += a.incomplete()
 
 	s.out.Lock()
@@ -212,19 +212,27 @@ func (s *Spool) scan(dir *folder, numbers []uint64, now time.Time) (segments []*
 }
 
 // interrupted takes the records out that were being written when the process ended,
-// for nothing of those is missing that was ever whole: no sequence came after them, or
-// another attempt to write them went well. lost: a segment is gone in which the rest of
-// one may have been.
-func (a *assembly) interrupted(lost bool) (list []*partial) {
+// for nothing of those is missing that was ever whole: the segment that the rest would be
+// in is there, no sequence came after them, or another attempt to write them went well.
+// lost: a segment is gone in which the rest of one may have been.
+func (a *assembly) interrupted(segments map[uint64]bool, lost bool) (list []*partial) {
 	for key, p := range a.open {
 		i := a.done.after(p.Seqs.From)
 		again := i < len(a.done) && a.done[i].Seqs == p.Seqs
-		if p.streamed() && (again || !lost && p.Seqs.To == a.next) {
+		if p.streamed() && (again || segments[p.last+1] || !lost && p.Seqs.To == a.next) {
 			list = append(list, p)
 			delete(a.open, key)
 		}
 	}
 	return list
+}
+
+func numbersOf(segments []*segment) map[uint64]bool {
+	have := make(map[uint64]bool, len(segments))
+	for _, g := range segments {
+		have[g.number] = true
+	}
+	return have
 }
 
 // incomplete counts records of which a part is missing.

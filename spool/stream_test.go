@@ -124,6 +124,35 @@ func TestStreamCrash(t *testing.T) {
 	}
 }
 
+// TestStreamCrashInNextSegment: what is left of such a record in a segment that is not
+// the newest stays there, and is no damage at any start, whatever comes after it.
+func TestStreamCrashInNextSegment(t *testing.T) {
+	for number := 1; number <= 33; number += 4 {
+		opt := streaming(t)
+		s := attach(t, opt, "flux")
+		mustAppend(t, s, 1, t0, content(1, 2, 1000))
+		dir := filepath.Join(t.TempDir(), "copy")
+		seq, err := s.Append(t0, Meta{ID: 2, Start: t0}, during(content(2, 34, 10_000), number, func() { copyDir(t, opt.Dir, dir) }))
+		if seq != 2 || err != nil {
+			t.Fatalf("Append = %d, %v", seq, err)
+		}
+		segments := s.index[len(s.index)-1]
+		if segments.first == segments.last {
+			t.Fatal("the record lies in one segment")
+		}
+		opt.Dir = dir
+		for n := range uint64(3) {
+			s := attach(t, opt, "flux")
+			if st := s.Stats(); st.Records != 1+int(n) || st.DamagedRecords != 0 || st.Quarantined != 0 {
+				t.Errorf("after a crash at part %d, start %d: %+v", number, n, st)
+			}
+			mustAppend(t, s, 3+n, t0, content(3+n, 1, 1000))
+			mustBalance(t, s)
+			s.Close()
+		}
+	}
+}
+
 // TestStreamRestLost: a record whose last parts are gone together with their
 // segment is a damaged one.
 func TestStreamRestLost(t *testing.T) {
