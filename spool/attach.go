@@ -245,21 +245,22 @@ func (a *assembly) incomplete() (n uint64) {
 	return n
 }
 
-// dropInterrupted removes what a crash has left of a record from the newest segment,
-// which goes on being written to. What lies in others goes with these.
+// dropInterrupted removes what a crash has left of a record, from every segment that
+// has some of it: at a later start, when others have come after it, it would be taken
+// for one that was damaged.
 func (s *Spool) dropInterrupted(list []*partial) {
 	for _, p := range list {
-		segments := s.segmentList()
-		g := segments[len(segments)-1]
-		if p.last != g.number {
-			continue
-		}
-		err := s.dir.openTail(g, g.size+s.opt.SegmentBytes)
-		if err == nil {
-			err = errors.Join(g.remove(p.Seqs.From, p.bind, len(p.have)), g.close())
-		}
-		if err != nil { // it takes room, nothing else
-			s.log.Warn("the beginning of a record is left in a segment", "segment", g.name(), "error", err)
+		for _, g := range s.segmentList() {
+			if g.number < p.first || g.number > p.last {
+				continue
+			}
+			err := s.dir.openTail(g, g.size+s.opt.SegmentBytes)
+			if err == nil {
+				err = errors.Join(g.remove(p.Seqs.From, p.bind, len(p.have)), g.close())
+			}
+			if err != nil { // it takes room, and may count as damaged later
+				s.log.Warn("the beginning of a record is left in a segment", "segment", g.name(), "error", err)
+			}
 		}
 	}
 }

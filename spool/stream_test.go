@@ -1,13 +1,12 @@
 package spool
 
 import (
+	"fmt"
 	"iter"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
-
-	bolt "go.etcd.io/bbolt"
 )
 
 // streaming is small with four parts of 10,000 bytes to a transaction.
@@ -42,10 +41,9 @@ func frames(t testing.TB, s *Spool) (n int) {
 		if err := s.dir.openOld(&read); err != nil {
 			t.Fatal(err)
 		}
-		read.db.View(func(tx *bolt.Tx) error {
-			n += tx.Bucket(recordsBucket).Stats().KeyN
-			return nil
-		})
+		if _, err := read.scan(func(frame) { n++ }); err != nil {
+			t.Error(err)
+		}
 		read.close()
 	}
 	return n
@@ -98,29 +96,34 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// TestStreamCrash: the process ends between two transactions of a record. Nothing of it
-// is there afterwards, and it is no damage.
+// TestStreamCrash: the process ends between two transactions of a record, all in one
+// segment, or in two. Nothing of it is there afterwards, and it is no damage, then or
+// later.
 func TestStreamCrash(t *testing.T) {
-	opt := streaming(t)
-	s := attach(t, opt, "flux")
-	mustAppend(t, s, 1, t0, content(1, 2, 1000))
-	dir := filepath.Join(t.TempDir(), "copy")
-	seq, err := s.Append(t0, Meta{ID: 2, Start: t0}, during(content(2, 12, 10_000), 10, func() { copyDir(t, opt.Dir, dir) }))
-	if seq != 2 || err != nil {
-		t.Fatalf("Append = %d, %v", seq, err)
-	}
-	opt.Dir = dir
-	for n := range uint64(2) {
-		s := attach(t, opt, "flux")
-		if st := s.Stats(); st.Records != 1+int(n) || st.DamagedRecords != 0 || st.Quarantined != 0 {
-			t.Errorf("after a crash: %+v", st)
-		}
-		if got, want := frames(t, s), 2+int(n); got != want {
-			t.Errorf("%d parts are in the segment, want %d", got, want)
-		}
-		mustAppend(t, s, 3+n, t0, content(3+n, 1, 1000)) // 2 is not used again
-		mustBalance(t, s)
-		s.Close()
+	for _, part := range []int{10, 30} {
+		t.Run(fmt.Sprint(part), func(t *testing.T) {
+			opt := streaming(t)
+			s := attach(t, opt, "flux")
+			mustAppend(t, s, 1, t0, content(1, 2, 1000))
+			dir := filepath.Join(t.TempDir(), "copy")
+			seq, err := s.Append(t0, Meta{ID: 2, Start: t0}, during(content(2, 33, 10_000), part, func() { copyDir(t, opt.Dir, dir) }))
+			if seq != 2 || err != nil {
+				t.Fatalf("Append = %d, %v", seq, err)
+			}
+			opt.Dir = dir
+			for n := range uint64(3) {
+				s := attach(t, opt, "flux")
+				if st := s.Stats(); st.Records != 1+int(n) || st.DamagedRecords != 0 || st.Quarantined != 0 {
+					t.Errorf("after a crash: %+v", st)
+				}
+				if got, want := frames(t, s), 2+int(n); got != want {
+					t.Errorf("%d parts are in segments, want %d", got, want)
+				}
+				mustAppend(t, s, 3+n, t0, content(3+n, 1, 1000)) // 2 is not used again
+				mustBalance(t, s)
+				s.Close()
+			}
+		})
 	}
 }
 
