@@ -81,6 +81,44 @@ func TestRateLawForDays(t *testing.T) {
 	t.Logf("seed %d took %v", seed, time.Since(began).Round(time.Second))
 }
 
+// A request that was under way when the agent died counts from the restart, also when
+// the agent ends again before it has made another.
+func TestRateLawTwiceDead(t *testing.T) {
+	o := testOptions()
+	o.ItemsPerRequest, o.Dialect = 11, Hosted
+	simulate(t, o, fluxtest.Options{}, func(t *testing.T, r *rig) {
+		requests, image := 0, ""
+		r.hook = roundTripper(func(req *http.Request) (*http.Response, error) {
+			if requests++; requests == o.RequestsPerMinute {
+				image = r.image()
+				time.Sleep(5 * time.Second) // on its way
+			}
+			return fluxtest.Transport(r.flux.Handler()).RoundTrip(req)
+		})
+		for range 12 { // more than a minute's requests hold
+			for i := range 150 {
+				r.count(time.Now(), "c", fmt.Sprint("id:", i), 1)
+			}
+			time.Sleep(time.Until(r.agg.Ends()))
+			r.close()
+		}
+		for image == "" {
+			time.Sleep(max(0, r.f.turn(t.Context())))
+		}
+		r.crash(image)
+		r.f.turn(t.Context()) // takes up what was left
+		r.restart()
+		r.run(10 * time.Minute)
+		r.settled()
+		if got, want := r.flux.CounterTotal("c").Float, 1800.0; got != want {
+			t.Errorf("total = %v, want %v", got, want)
+		}
+		if got := r.flux.MaxRequestsIn(time.Minute); got != 10 {
+			t.Errorf("at most %d requests in 60 s, want 10", got)
+		}
+	})
+}
+
 // moods gives an upstream that answers one in 50 posts in one of the ways in
 // which a request may fail, be too much, or be stored while its answer is lost.
 func moods(seed uint64) func(int, *http.Request) fluxtest.Fault {

@@ -65,6 +65,10 @@ func (f *Forwarder) recover(now time.Time) error {
 				f.notBefore = now.Add(b.Due.Sub(now)) // the upstream was failing, or asked for it
 			}
 		}
+		if sending > 0 { // should we end before the next request, nothing else tells of these
+			tx.Spent(newBudget(f.options.RequestsPerMinute, times, now).times)
+			tx.Put(stateTable, singlesKey, encodeTimes(newBudget(max(1, f.options.SinglesPerMinute), singles, now).times))
+		}
 		return nil
 	})
 	if err != nil {
