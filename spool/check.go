@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"runtime/debug"
@@ -33,7 +34,7 @@ func CheckFile(path string) error {
 }
 
 func checkSegmentValue(path [][]byte, key, value []byte) error {
-	if len(path) != 1 || string(path[0]) != string(recordsBucket) {
+	if len(path) == 0 || len(path) > 2 || string(path[0]) != string(recordsBucket) || len(path) == 2 && !bytes.HasPrefix(key, path[1]) {
 		return fmt.Errorf("key %x stands outside the records", key)
 	}
 	_, _, err := decodeFrame(key, value)

@@ -53,7 +53,8 @@
 // # A frame
 //
 // The value of one part of a record, under the key sequence (8 bytes) and part
-// (2 bytes). All numbers are big endian.
+// (2 bytes), in "records" or, of a large record, in a bucket in there whose key is
+// the sequence. All numbers are big endian.
 //
 //	 0  4  magic "SLWF"
 //	 4  1  version: 1, or 2 of a record that was streamed

@@ -437,15 +437,10 @@ func (in sources) parts(l *logged) ([][]byte, error) {
 	}
 	parts := make([][]byte, l.parts)
 	for p := range parts {
-		key := partKey(l.Seqs.From, uint16(p))
-		f, body, err := decodeFrame(key, b.Get(key))
-		if err != nil {
+		var err error
+		if parts[p], err = find(b, l.Seqs.From, uint16(p), l.bind); err != nil {
 			return nil, fmt.Errorf("%w: part %d: %w", ErrDamaged, p, err)
 		}
-		if f.bind != l.bind {
-			return nil, fmt.Errorf("%w: part %d is of another writing", ErrDamaged, p)
-		}
-		parts[p] = body
 	}
 	return parts, nil
 }

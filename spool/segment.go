@@ -118,6 +118,13 @@ func (g *segment) close() error {
 	return closeDB(db)
 }
 
+// ownBucket is the size, in bytes, from which on a record has a bucket of its own.
+// bbolt keeps up to four values in a page however large they are (node.go,
+// splitTwo), and writes a page anew when one is added: a large record would be
+// written four times and more. In pages of its own it is written once, and of the
+// last page, which is only partly filled, half is lost, a quarter of this at most.
+const ownBucket = 8 << 10
+
 // put writes frames of one record in one transaction and so one sync. Keys
 // only grow, so that pages are filled to the brim.
 func (g *segment) put(seq uint64, first uint16, frames [][]byte) error {
@@ -127,9 +134,22 @@ func (g *segment) put(seq uint64, first uint16, frames [][]byte) error {
 			if b == nil {
 				return fmt.Errorf("%w: %s has no bucket", ErrDamaged, g.name())
 			}
-			b.FillPercent = 1.0
+			size := 0
+			for _, f := range frames {
+				size += len(f)
+			}
+			to := b.Bucket(seqKey(seq)) // a streamed record has it already
+			if to == nil && size < ownBucket {
+				to = b
+			} else if to == nil {
+				var err error
+				if to, err = b.CreateBucket(seqKey(seq)); err != nil {
+					return err
+				}
+			}
+			b.FillPercent, to.FillPercent = 1.0, 1.0
 			for i, f := range frames {
-				if err := b.Put(partKey(seq, first+uint16(i)), f); err != nil {
+				if err := to.Put(partKey(seq, first+uint16(i)), f); err != nil {
 					return err
 				}
 			}
@@ -138,22 +158,59 @@ func (g *segment) put(seq uint64, first uint16, frames [][]byte) error {
 	})
 }
 
+// find gives a part of a record that was written with bind, verified: where the
+// records are, or in the record's own bucket. Both may have one under its key, of two
+// attempts. ErrGone when there is none.
+func find(records *bolt.Bucket, seq uint64, part uint16, bind uint32) (body []byte, err error) {
+	key := partKey(seq, part)
+	err = ErrGone
+	for _, b := range []*bolt.Bucket{records, records.Bucket(seqKey(seq))} {
+		if b == nil {
+			continue
+		}
+		v := b.Get(key)
+		if v == nil {
+			continue
+		}
+		f, body, damage := decodeFrame(key, v)
+		if damage == nil && f.bind == bind {
+			return body, nil
+		}
+		if damage != nil {
+			err = fmt.Errorf("%w: %w", ErrDamaged, damage)
+		}
+	}
+	return nil, err
+}
+
 // remove takes out the first parts of a record that were written with bind.
 func (g *segment) remove(seq uint64, bind uint32, parts int) error {
 	return guard(func() error {
 		return g.db.Update(func(tx *bolt.Tx) error {
-			b := tx.Bucket(recordsBucket)
+			records := tx.Bucket(recordsBucket)
+			own := records.Bucket(seqKey(seq))
 			for part := range parts {
 				key := partKey(seq, uint16(part))
-				f, err := decodeHead(key, b.Get(key))
-				if err != nil || f.bind != bind {
-					continue
-				}
-				if err := b.Delete(key); err != nil {
-					return err
+				for _, b := range []*bolt.Bucket{records, own} {
+					if b == nil {
+						continue
+					}
+					f, err := decodeHead(key, b.Get(key))
+					if err != nil || f.bind != bind {
+						continue
+					}
+					if err := b.Delete(key); err != nil {
+						return err
+					}
 				}
 			}
-			return nil
+			if own == nil {
+				return nil
+			}
+			if k, _ := own.Cursor().First(); k != nil {
+				return nil
+			}
+			return records.DeleteBucket(seqKey(seq))
 		})
 	})
 }
@@ -167,20 +224,9 @@ func (g *segment) get(seq uint64, part uint16, bind uint32) (body []byte, err er
 			if b == nil {
 				return fmt.Errorf("%w: %s has no bucket", ErrDamaged, g.name())
 			}
-			key := partKey(seq, part)
-			v := b.Get(key)
-			if v == nil {
-				return ErrGone
-			}
-			f, in, err := decodeFrame(key, v)
-			if err != nil {
-				return fmt.Errorf("%w: %w", ErrDamaged, err)
-			}
-			if f.bind != bind {
-				return ErrGone
-			}
+			in, err := find(b, seq, part, bind)
 			body = slices.Clone(in)
-			return nil
+			return err
 		})
 	})
 	return body, err
@@ -195,7 +241,7 @@ func (g *segment) scan(fn func(f frame)) (damaged int, err error) {
 			if b == nil {
 				return fmt.Errorf("%w: %s has no bucket", ErrDamaged, g.name())
 			}
-			return b.ForEach(func(k, v []byte) error {
+			one := func(k, v []byte) error {
 				f, err := decodeHead(k, v)
 				if err != nil {
 					damaged++
@@ -203,6 +249,12 @@ func (g *segment) scan(fn func(f frame)) (damaged int, err error) {
 				}
 				fn(f)
 				return nil
+			}
+			return b.ForEach(func(k, v []byte) error {
+				if own := b.Bucket(k); v == nil && own != nil {
+					return own.ForEach(one)
+				}
+				return one(k, v)
 			})
 		})
 	})
