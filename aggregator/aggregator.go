@@ -1,7 +1,6 @@
 package aggregator
 
 import (
-	"hash/maphash"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -32,8 +31,8 @@ const maxAhead = 10 * time.Minute
 // no clock.
 type Aggregator struct {
 	registry *registry
-	seeds    [2]maphash.Seed // of spellings
-	links    atomic.Int64    // of all intakes
+	keys     hashKeys     // of spellings
+	links    atomic.Int64 // of all intakes
 	memory   memory
 
 	rotating sync.Mutex    // held by Rotate and Stats as a whole; guards the fields below
@@ -56,8 +55,7 @@ type Aggregator struct {
 
 // New makes an aggregator whose first window is the one that now is in.
 func New(o Options, now time.Time) *Aggregator {
-	a := &Aggregator{options: &o, interval: o.Interval, registry: newRegistry(o), number: 2, closed: -1,
-		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
+	a := &Aggregator{options: &o, interval: o.Interval, registry: newRegistry(o), number: 2, closed: -1, keys: newHashKeys()}
 	a.start = align(now.UnixNano(), o.Interval)
 	a.memory.pressed = make(chan struct{}, 1)
 	a.memory.configure(&o)
@@ -257,7 +255,7 @@ func (a *Aggregator) Stats() Stats {
 		s.Intakes++
 		in.mu.Lock()
 		for k := range Kinds {
-			s.Accepted[k] += in.accepted[k]
+			s.Accepted[k] += in.accepted[k] + in.live[k]
 			s.Open[k] += in.live[k]
 			s.FoldedSamples[k] += in.folded[k]
 		}

@@ -1,8 +1,6 @@
 package aggregator
 
 import (
-	"encoding/binary"
-	"hash/maphash"
 	"sync"
 	"unsafe"
 )
@@ -22,13 +20,13 @@ type Intake struct {
 	table      *table
 	absent     uint32 // series in table that were not in the window before
 
-	accepted, live [Kinds]uint64 // samples since the start, in table
+	accepted, live [Kinds]uint64 // samples in windows that are closed, in table
 	folded         [Kinds]uint64 // samples since the start whose series stands in for theirs
 
 	// Links from spellings to series, in two generations: a link that is used
 	// moves to hot; cold is dropped as a whole when hot has aged or grown enough.
 	// So spellings that are no longer written go, without ever being searched for.
-	hot, cold map[uint64]known
+	hot, cold links
 	aged      int // windows since hot was begun
 
 	// Links made in the open window to series that were in it already, by what they
@@ -36,22 +34,8 @@ type Intake struct {
 	// takes two cells of the table.
 	fresh map[target]*link
 
-	key  Key     // scratch of resolve
-	text []byte  // scratch of find: the spelling looked up
-	at   spelled // the same
-}
-
-// spelled stands for a spelling in the links: two hashes of it under secret
-// seeds. The text itself would take more memory than everything else that is kept of
-// a series. That two of a million spellings are taken for each other has a chance
-// of 1 in 10^26; memory that fails silently is likelier by far.
-type spelled [2]uint64
-
-// known is what the links have under the first of the two: for a key of 8 bytes a
-// map is much faster than for one of 16.
-type known struct {
-	second uint64
-	link   *link
+	key Key     // scratch of resolve
+	at  spelled // scratch of find: what is looked up
 }
 
 type target struct {
@@ -91,6 +75,9 @@ func (in *Intake) rotate(window uint64, start, end int64, empty *table) (full *t
 	defer in.mu.Unlock()
 	full, absent = in.table, in.absent
 	in.open(window, start, end, empty)
+	for k, n := range in.live {
+		in.accepted[k] += n
+	}
 	in.absent, in.live = 0, [Kinds]uint64{}
 	if len(in.fresh) > 0 {
 		in.fresh = make(map[target]*link) // a large map stays large for ever
@@ -102,8 +89,8 @@ func (in *Intake) rotate(window uint64, start, end int64, empty *table) (full *t
 }
 
 func (in *Intake) age() {
-	in.home.links.Add(-int64(len(in.cold)))
-	in.hot, in.cold = make(map[uint64]known, min(len(in.hot), 1024)), in.hot
+	in.home.links.Add(-int64(in.cold.len))
+	in.hot, in.cold = links{}, in.hot
 	in.aged = 0
 }
 
@@ -119,8 +106,8 @@ func (in *Intake) Close() {
 // forget drops all links. Those of the open window are made anew, with cells of
 // their own, which the window puts together when it is closed.
 func (in *Intake) forget() {
-	in.home.links.Add(-int64(len(in.hot) + len(in.cold)))
-	in.hot, in.cold, in.fresh = make(map[uint64]known), nil, make(map[target]*link)
+	in.home.links.Add(-int64(in.hot.len + in.cold.len))
+	in.hot, in.cold, in.fresh = links{}, links{}, make(map[target]*link)
 	in.aged = 0
 }
 
@@ -174,7 +161,6 @@ func (in *Intake) take(now int64, l *link, s *Sample) Reason {
 	case Set:
 		in.charge(cellOf(in, l, &in.table.sets).value.take(s.Member, in.options.MaxSetMembers))
 	}
-	in.accepted[s.Kind]++
 	in.live[s.Kind]++
 	return Taken
 }
@@ -207,20 +193,13 @@ func (in *Intake) charge(grown int) {
 
 // find returns the link of a sample's spelling, making one on a miss.
 func (in *Intake) find(s *Sample) *link {
-	in.text = append(in.text[:0], byte(s.Kind), byte(len(s.Head)), byte(len(s.Head)>>8), byte(len(s.Head)>>16))
-	if s.Origin != 0 { // no kind has the bit that tells
-		in.text[0] |= 0x80
-		in.text = binary.LittleEndian.AppendUint32(in.text, s.Origin)
+	in.at = in.home.keys.spell(s)
+	if l := in.hot.find(in.at); l != nil && in.follow(l) {
+		return l
 	}
-	in.text = append(in.text, s.Head...)
-	in.text = append(in.text, s.Tags...)
-	in.at = spelled{maphash.Bytes(in.home.seeds[0], in.text), maphash.Bytes(in.home.seeds[1], in.text)}
-	if k := in.hot[in.at[0]]; k.link != nil && k.second == in.at[1] && in.follow(k.link) {
-		return k.link
-	}
-	if k := in.cold[in.at[0]]; k.link != nil && k.second == in.at[1] && in.follow(k.link) {
-		in.remember(k.link)
-		return k.link
+	if l := in.cold.find(in.at); l != nil && in.follow(l) {
+		in.remember(l)
+		return l
 	}
 	return in.resolve(s)
 }
@@ -260,10 +239,10 @@ func (in *Intake) resolve(s *Sample) *link {
 
 func (in *Intake) remember(l *link) {
 	limit := linksPerSeries * in.options.MaxSeries
-	if len(in.hot) >= max(limit/2, minLinks) || len(in.hot) >= minLinks && in.home.links.Load() >= int64(limit) {
+	if in.hot.len >= max(limit/2, minLinks) || in.hot.len >= minLinks && in.home.links.Load() >= int64(limit) {
 		in.age()
 	}
-	before := len(in.hot)
-	in.hot[in.at[0]] = known{in.at[1], l}
-	in.home.links.Add(int64(len(in.hot) - before))
+	before := in.hot.len
+	in.hot.put(in.at, l)
+	in.home.links.Add(int64(in.hot.len - before))
 }

@@ -45,7 +45,7 @@ func TestSpellingsAreRemembered(t *testing.T) {
 		put(t, in, t0, sample(Counter, "often", 1))
 		a.Rotate(t0)
 	}
-	if got := len(in.hot) + len(in.cold); got > 2 {
+	if got := in.hot.len + in.cold.len; got > 2 {
 		t.Errorf("%d links are left, want those of 1 spelling", got)
 	}
 	if calls != 4+3 {

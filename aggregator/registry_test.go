@@ -92,7 +92,7 @@ func TestFloods(t *testing.T) {
 			a, in := limited(limit, 0)
 			for i := range n {
 				put(t, in, t0, sample(Counter, spelled(i), 1))
-				if n := len(in.hot) + len(in.cold); n > max(2*minLinks, linksPerSeries*limit) || n != int(a.links.Load()) {
+				if n := in.hot.len + in.cold.len; n > max(2*minLinks, linksPerSeries*limit) || n != int(a.links.Load()) {
 					t.Fatalf("%d links, counted as %d", n, a.links.Load())
 				}
 			}
