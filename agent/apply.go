@@ -115,6 +115,7 @@ func (a *agent) commit(c *change) {
 	a.missing = errors.Join(missing...)
 	a.deliverLocked(cfg)
 	a.config, a.read, a.loaded = cfg, c.read, time.Now()
+	a.own.wakeUp()
 }
 
 // inOrder sorts sockets like their endpoints.
@@ -179,6 +180,7 @@ func aggregatorOptions(c configs.Aggregate) aggregator.Options {
 		MaxSeries:          c.MaxSeries,
 		MaxSeriesPerMetric: c.MaxSeriesPerMetric,
 		MaxSetMembers:      c.MaxSetMembers,
+		ManySeries:         manySeries,
 		NegativeDelta:      c.NegativeGauges == "delta",
 	}
 }

@@ -82,8 +82,8 @@ const (
 )
 
 // tuneCollector lets the collector fit the number of open series, unless GOGC
-// says otherwise. It is called by the one goroutine that closes windows, each
-// second: half a million series can come between two windows.
+// says otherwise. It is called by the one goroutine that closes windows: with each, and
+// when there have come to be many.
 func (a *agent) tuneCollector() {
 	percent := fewSeriesGarbage
 	if a.aggregator.Stats().Series >= manySeries {

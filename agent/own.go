@@ -32,6 +32,8 @@ type ownMetrics struct {
 	before map[ownKey]uint64  // counts as they were told last; nil: turned off
 	known  map[any]bool       // those who had counts at the last look
 
+	wake chan struct{} // holds one: the identity, or another configuration, has come
+
 	sent, left atomic.Int64 // figures of the last minute, and those that it had no room for
 }
 
@@ -96,16 +98,24 @@ func (o *ownMetrics) look(all []ownFigure) {
 // keepOwn tells the figures once a minute, while that is configured, until ctx is
 // done; so it has ended before the last window is closed.
 func (a *agent) keepOwn(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
 	a.own.before = make(map[ownKey]uint64) // all at 0
 	for {
-		a.tellOwn(time.Now())
+		now := time.Now()
+		a.tellOwn(now)
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-a.own.wake:
+		case <-time.After(now.Truncate(ownEvery).Add(ownEvery).Sub(now)):
 		}
+	}
+}
+
+// wakeUp has keepOwn look now.
+func (o *ownMetrics) wakeUp() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
 	}
 }
 

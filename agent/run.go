@@ -120,7 +120,7 @@ func (a *agent) now() view {
 // newAgent opens the sockets. It starts nothing. The error is one line for
 // whoever started the daemon.
 func newAgent(file string, cfg configs.Config, logTo io.Writer) (*agent, error) {
-	a := &agent{file: file, level: new(slog.LevelVar), started: time.Now(), fatal: make(chan error, 1)}
+	a := &agent{file: file, level: new(slog.LevelVar), started: time.Now(), fatal: make(chan error, 1), own: ownMetrics{wake: make(chan struct{}, 1)}}
 	a.level.UnmarshalText([]byte(cfg.Log.Level))
 	a.log = newLogger(logTo, cfg.Log.Format, a.level)
 	for _, w := range cfg.Warnings {
@@ -230,22 +230,26 @@ func (a *agent) finish(deliveries []*delivery) {
 // when; should it be set back, a window still lasts no longer than it should.
 func (a *agent) rotate(ctx context.Context) {
 	for {
-		wait := min(time.Until(a.aggregator.Ends()), a.aggregator.Interval())
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(min(wait, time.Second)):
-			if wait > time.Second {
-				a.tuneCollector()
+		case <-time.After(min(time.Until(a.aggregator.Ends()), a.aggregator.Interval())):
+			if left := time.Until(a.aggregator.Ends()); left > 0 && left < slowed {
 				continue
 			}
 			a.closeWindows(time.Now())
+		case <-a.aggregator.Crowded(): // half a million series can come between two windows
+			a.tuneCollector()
 		case <-a.aggregator.Pressed():
 			a.tellPressed(time.Now())
 			a.closeWindows(time.Now())
 		}
 	}
 }
+
+// slowed is how far the wall clock may be behind the time that has passed without having
+// been set back: adjtimex(2) slows it by at most a tenth, of a window of a few seconds.
+const slowed = time.Second
 
 // tellPressed logs, at most once a minute, that a window is closed before its
 // time. It costs a record and nothing else.
@@ -262,11 +266,11 @@ func (a *agent) tellPressed(now time.Time) {
 // closeWindows takes what the aggregator has collected and stores it.
 func (a *agent) closeWindows(now time.Time) {
 	windows := a.aggregator.Rotate(now)
+	a.tuneCollector()
 	if len(windows) == 0 {
 		return
 	}
 	stats := a.aggregator.Stats()
-	a.tuneCollector()
 	for _, w := range windows {
 		m := spool.Meta{ID: w.ID, Start: w.Start, Width: w.Width, Absent: w.Absent,
 			Flags: w.Flags(), Samples: w.Samples, Series: w.Series, Accepted: stats.Accepted}
@@ -391,6 +395,7 @@ func (a *agent) keepSpool(ctx context.Context) {
 			}
 		} else if err = a.attach(ctx); err == nil {
 			a.wakeDeliveries()
+			a.own.wakeUp()
 		}
 		last = a.tellSpool(err, last)
 		for ctx.Err() == nil {

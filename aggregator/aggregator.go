@@ -19,6 +19,8 @@ type Options struct {
 	MaxSeries, MaxSeriesPerMetric int
 	// MaxSetMembers is how many members a set knows exactly.
 	MaxSetMembers int
+	// ManySeries: when so many have come to be open, Crowded says so; 0: never.
+	ManySeries int
 	// NegativeDelta: a gauge written -5 is a change, as in classic statsd.
 	NegativeDelta bool
 }

@@ -60,6 +60,8 @@ func (e *entry) use(window uint64) bool {
 type registry struct {
 	mu               sync.Mutex // guards the fields below
 	limit, perMetric int
+	many             int           // see Options.ManySeries
+	crowded          chan struct{} // holds one
 	series           *index
 	singles          *index             // those that are alone in their metric
 	metrics          map[string]*metric // the others, by kind and name
@@ -79,15 +81,19 @@ type metric struct {
 }
 
 func newRegistry(o Options) *registry {
-	return &registry{limit: o.MaxSeries, perMetric: o.MaxSeriesPerMetric,
+	return &registry{limit: o.MaxSeries, perMetric: o.MaxSeriesPerMetric, many: o.ManySeries, crowded: make(chan struct{}, 1),
 		series: newIndex(false), singles: newIndex(true), metrics: make(map[string]*metric)}
 }
 
 func (r *registry) configure(o Options) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.limit, r.perMetric = o.MaxSeries, o.MaxSeriesPerMetric
+	r.limit, r.perMetric, r.many = o.MaxSeries, o.MaxSeriesPerMetric, o.ManySeries
 }
+
+// Crowded returns a channel that has something when Options.ManySeries have come to
+// be open.
+func (a *Aggregator) Crowded() <-chan struct{} { return a.registry.crowded }
 
 // resolve returns the entry of the series in k, or the one it is folded into
 // because a limit is reached; own tells which. The entry counts as used in
@@ -154,7 +160,12 @@ func (r *registry) add(k *Key) *entry {
 	if k.Kind == Gauge {
 		e.running = new(running)
 	}
-	r.series.put(e)
+	if r.series.put(e); r.series.len == r.many {
+		select {
+		case r.crowded <- struct{}{}:
+		default:
+		}
+	}
 	r.bytes += len(e.series.key)
 	m, first := r.metric(k)
 	switch {

@@ -245,3 +245,33 @@ func TestFoldedIsForgotten(t *testing.T) {
 		t.Errorf("%d folded, %d series, %d folds are left", len(s.Folded), s.Series, a.registry.extra)
 	}
 }
+
+// Whoever wants to know of many series is told when there are so many, each time.
+func TestCrowded(t *testing.T) {
+	o := defaults()
+	o.MaxSeries, o.ManySeries = 100, 10
+	a := New(o, t0)
+	in := a.Intake(plain{})
+	told := func() bool {
+		select {
+		case <-a.Crowded():
+			return true
+		default:
+			return false
+		}
+	}
+	for wave := range 2 {
+		for i := range 30 {
+			put(t, in, t0, sample(Counter, fmt.Sprint("c", wave, "_", i), 1))
+			if got, want := told(), i == 9; got != want {
+				t.Errorf("with %d series told %v, want %v", i+1, got, want)
+			}
+		}
+		for range idleWindows + 2*sweepEvery {
+			a.Rotate(t0)
+		}
+		if n := a.Stats().Series; n != 0 {
+			t.Fatalf("%d series are left", n)
+		}
+	}
+}
