@@ -159,18 +159,38 @@ func (d localDesk) export(ctx context.Context, w io.Writer) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		release := d.spool.Hold()
-		now := d.spool.Entries(e.Seqs)
-		var err error
-		if len(now) > 0 {
-			err = exportWindow(d.spool, &now[0], w)
+		is, parts, err := d.read(e.Seqs)
+		if err == nil {
+			err = exportWindow(&is, parts, w)
 		}
-		release()
 		if err != nil && !errors.Is(err, spool.ErrGone) { // it was evicted meanwhile
 			return fmt.Errorf("window %d: %w", e.Seqs.From, err)
 		}
 	}
 	return nil
+}
+
+// read reads the window that begins with the first of some sequences, as it is now. It
+// holds it no longer than that: whoever it is for may be slow.
+func (d localDesk) read(seqs spool.Range) (e spool.Entry, parts [][]byte, err error) {
+	defer d.spool.Hold()()
+	now := d.spool.Entries(seqs)
+	if len(now) == 0 {
+		return e, nil, spool.ErrGone
+	}
+	parts, err = d.spool.Read(now[0].Seqs.From)
+	return now[0], parts, err
+}
+
+// A lasting answer may take as long as it is being read.
+type lasting struct {
+	http.ResponseWriter
+	control *http.ResponseController
+}
+
+func (w lasting) Write(b []byte) (int, error) {
+	_ = w.control.SetWriteDeadline(time.Now().Add(answerTimeout)) // where there is none, none ends it
+	return w.ResponseWriter.Write(b)
 }
 
 func (d localDesk) dead(context.Context) ([]letterDoc, error) {
@@ -298,7 +318,7 @@ func (a *agent) spoolRoutes(mux *http.ServeMux) {
 	})
 	mux.HandleFunc("GET "+spoolPath+"/export", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/x-ndjson")
-		if err := desk().export(r.Context(), w); err != nil {
+		if err := desk().export(r.Context(), lasting{w, http.NewResponseController(w)}); err != nil {
 			a.log.Warn("export of the spool ended early", "error", err)
 			panic(http.ErrAbortHandler) // so that the client does not take it for all there is
 		}
@@ -352,11 +372,7 @@ type exportDoc struct {
 	Properties json.RawMessage `json:"properties,omitempty"`
 }
 
-func exportWindow(s *spool.Spool, e *spool.Entry, w io.Writer) error {
-	parts, err := s.Read(e.Seqs.From)
-	if err != nil {
-		return err
-	}
+func exportWindow(e *spool.Entry, parts [][]byte, w io.Writer) error {
 	reader, err := aggregator.OpenReader(parts...)
 	if err != nil {
 		return err
