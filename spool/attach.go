@@ -286,11 +286,12 @@ func (s *Spool) loadBox(x *box, exists bool, a *assembly) (map[string]*state, er
 	}
 	var random [8]byte
 	rand.Read(random[:])
-	if err := x.dir.createBox(be.Uint64(random[:]), s.boxReserve()); err != nil {
+	states := map[string]*state{}
+	if s.opt.Guest { // a file of its own, of root's for one, the owner's process could not open
+		x.generation, x.kept = be.Uint64(random[:]), keptBuckets{}
+	} else if err := x.dir.createBox(be.Uint64(random[:]), s.boxReserve()); err != nil {
 		return nil, err
-	}
-	states, err := x.open()
-	if err != nil {
+	} else if states, err = x.open(); err != nil {
 		return nil, err
 	}
 	for _, c := range a.newer {

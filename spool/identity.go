@@ -13,7 +13,7 @@ import (
 // id would take each other's batches for their own. So it gets a new id.
 func (s *Spool) identify(dir *folder) (string, error) {
 	old, err := dir.readID(identityName)
-	if err != nil || s.opt.Guest && old != "" {
+	if err != nil || s.opt.Guest {
 		return old, err
 	}
 	here, there := "", ""

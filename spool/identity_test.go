@@ -46,3 +46,34 @@ func TestMachine(t *testing.T) {
 		t.Errorf("in place of a spoilt identity there is %q (%v), want %s", b, err, third)
 	}
 }
+
+// TestGuestMakesNothing: who only looks into a folder leaves no file in it that its
+// owner's process might not be able to open.
+func TestGuestMakesNothing(t *testing.T) {
+	opt := small(t)
+	s := attach(t, opt, "flux")
+	mustAppend(t, s, 1, t0, content(1, 2, 100))
+	s.Close()
+	for _, name := range []string{outboxName, identityName} {
+		if err := os.Remove(filepath.Join(opt.Dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, err := os.ReadDir(opt.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opt.Guest = true
+	s = attach(t, opt)
+	if parts, err := s.Read(1); err != nil || !sameParts(parts, content(1, 2, 100)) {
+		t.Errorf("Read(1) = %v, want the record", err)
+	}
+	mustBalance(t, s)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.ReadDir(opt.Dir)
+	if err != nil || len(after) != len(before) {
+		t.Errorf("there were %v, then %v (%v)", before, after, err)
+	}
+}
