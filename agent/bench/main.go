@@ -45,14 +45,15 @@ import (
 )
 
 var (
-	only   = flag.String("only", "", "workloads to run, such as W1,W3; empty: all")
-	rounds = flag.Int("rounds", 8, "measured windows of each program, after one that warms up")
-	width  = flag.Duration("window", time.Second, "length of such a window")
-	during = flag.Duration("during", 10*time.Minute, "how long W9 measures")
-	daemon = flag.String("daemon", "", "the sluice binary; empty: it is built")
-	second = flag.String("against", "", "another sluice binary, measured in turn with the first")
-	serve  = flag.String("serve", "", "be the floor or the reference, for a run of this program")
-	at     = flag.String("at", "", "with -serve: the network and address, such as udp:127.0.0.1:8125")
+	only    = flag.String("only", "", "workloads to run, such as W1,W3; empty: all")
+	rounds  = flag.Int("rounds", 8, "measured windows of each program, after one that warms up")
+	width   = flag.Duration("window", time.Second, "length of such a window")
+	during  = flag.Duration("during", 10*time.Minute, "how long W9 measures")
+	daemon  = flag.String("daemon", "", "the sluice binary; empty: it is built")
+	second  = flag.String("against", "", "another sluice binary, measured in turn with the first")
+	readers = flag.Int("readers", 0, "measure in turn also with so many readers to a socket")
+	serve   = flag.String("serve", "", "be the floor or the reference, for a run of this program")
+	at      = flag.String("at", "", "with -serve: the network and address, such as udp:127.0.0.1:8125")
 )
 
 func main() {

@@ -43,6 +43,11 @@ func compare(w *workload, dir string) (err error) {
 			return err
 		}
 	}
+	if *readers > 0 {
+		if err := begin(startReaders(*readers, fmt.Sprint("readers=", *readers), *daemon, w.network, dir, interval)); err != nil {
+			return err
+		}
+	}
 	for _, what := range []string{"floor", "reference"} {
 		if err := begin(startReceiver(what, w.network, dir)); err != nil {
 			return err
@@ -127,7 +132,7 @@ func tell(w *workload, programs []*program) {
 			lost += float64(m.lost)
 			packets += float64(m.packets)
 		}
-		fmt.Printf("  %-9s %6.3f us/sample, %5.2f x floor, %5.2f x reference, %9.0f samples/s, lost %.3f %%, peak %.1f MiB\n", p.name,
+		fmt.Printf("  %-10s %6.3f us/sample, %5.2f x floor, %5.2f x reference, %9.0f samples/s, lost %.3f %%, peak %.1f MiB\n", p.name,
 			p.median((*measured).cost), p.against(floor), p.against(reference),
 			p.median(func(m *measured) float64 { return float64(m.samples) / m.wall.Seconds() }), 100*lost/packets, float64(peak)/(1<<20))
 	}

@@ -83,6 +83,11 @@ func startReceiver(what, network, dir string) (*program, error) {
 // startDaemon starts sluice with a spool of its own. Of the configuration all is
 // as usual but the addresses, the settings of aggregate, and what is given in more.
 func startDaemon(name, binary, network, dir, settings string, more ...string) (*program, error) {
+	return startReaders(0, name, binary, network, dir, settings, more...)
+}
+
+// startReaders does so with so many readers to a socket, 0: as many as sluice chooses.
+func startReaders(readers int, name, binary, network, dir, settings string, more ...string) (*program, error) {
 	dir, err := os.MkdirTemp(dir, "daemon-")
 	if err != nil {
 		return nil, err
@@ -99,7 +104,7 @@ func startDaemon(name, binary, network, dir, settings string, more ...string) (*
 		listen = fmt.Sprintf("udp: [%q]", p.addr)
 	}
 	file := filepath.Join(dir, "sluice.yaml")
-	yaml := fmt.Sprintf("listen: {%s, http: %q}\naggregate: {%s}\nspool: {dir: %s}\n%s\n", listen, p.http, settings, filepath.Join(dir, "spool"), strings.Join(more, "\n"))
+	yaml := fmt.Sprintf("listen: {%s, http: %q, readers: %d}\naggregate: {%s}\nspool: {dir: %s}\n%s\n", listen, p.http, readers, settings, filepath.Join(dir, "spool"), strings.Join(more, "\n"))
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		return nil, err
 	}
