@@ -88,7 +88,7 @@ type agent struct {
 
 	folded map[string]bool // metrics that were told of; owned by closeWindows
 
-	unanswered chan struct{} // closed when the disk, which was not waited for, has answered; nil if it has; owned by closeWindows
+	unanswered chan struct{} // closed when the disk, which was not waited for, has answered; nil if it has; owned by closeWindows, in the end by run
 
 	mu sync.Mutex // guards the fields below
 	view
@@ -446,8 +446,12 @@ func (a *agent) wakeDeliveries() {
 }
 
 // storeLast makes one more attempt to get windows out of memory onto disk.
-// What cannot be written is in the error of the spool's Close.
+// What cannot be written is in the error of the spool's Close. A window that waits for
+// the disk comes first: it may be in no memory but its own.
 func (a *agent) storeLast() {
+	if a.unanswered != nil {
+		<-a.unanswered
+	}
 	if a.spool.Attached() {
 		a.spool.Maintain(time.Now())
 	} else {
