@@ -46,6 +46,7 @@ func TestOldSpool(t *testing.T) {
 	unpack(t, oldSpool, filepath.Join(dir, "spool"))
 	flux := fluxtest.New(t, fluxtest.Options{RequestsPerMinute: 60_000, MaxItems: 499})
 	d := start(t, setup{Dir: dir, Flux: flux.URL, Upstream: "settle: 0s"})
+	d.until("the spool is open", func() bool { return d.status().Spool.LastSeq > 0 }) // before that nothing waits, either
 	d.until("everything is delivered", func() bool {
 		u := d.status().Upstreams[0]
 		return u.Pending.Windows+u.Pending.Batches == 0
