@@ -50,8 +50,6 @@ func TestDrainWeek(t *testing.T) {
 		d.each = w.look
 		d.steps(18)
 		limit := max(2*time.Hour, time.Duration(hours)*time.Hour/7)
-		// At a minute's width this load takes more than half of the budget: new windows
-		// wait for their turn.
 		took := d.outage(hours*360, limit, nil)
 		if took > limit {
 			t.Errorf("drained after %v, want at most %v", took, limit)
