@@ -85,3 +85,57 @@ func makeFirstRelease(t *testing.T) {
 	os.Remove(filepath.Join(firstRelease, lockName))
 	os.Remove(filepath.Join(firstRelease, trustedName)) // times of change do not survive a checkout
 }
+
+// largeRecords is a spool of a small record, one that has a bucket of its own and
+// one that was streamed, in this order.
+var (
+	largeRecords = filepath.Join("testdata", "large")
+	largeParts   = [][][]byte{content(1, 2, 50), content(2, 3, 4_000), content(3, 8, 10_000)}
+)
+
+// TestFirstLargeRecords opens a spool with large records as they were first written.
+// The folder is never made anew, as with TestFirstRelease.
+func TestFirstLargeRecords(t *testing.T) {
+	if os.Getenv("SPOOL_TEST_MAKE") != "" {
+		makeLargeRecords(t)
+	}
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		t.Skip("bbolt files have the byte order of the machine, and this one was written on a little endian one")
+	}
+	opt := Options{Dir: filepath.Join(t.TempDir(), "spool"), MaxBytes: 1 << 20}
+	copyDir(t, largeRecords, opt.Dir)
+	s := attach(t, opt, "flux")
+	if st := s.Stats(); st.Quarantined != 0 || st.DamagedRecords != 0 || st.Records != len(largeParts) {
+		t.Fatalf("Stats() = %+v", st)
+	}
+	for i, want := range largeParts {
+		if got, err := s.Read(uint64(i + 1)); err != nil || !sameParts(got, want) {
+			t.Errorf("Read(%d) = %v", i+1, err)
+		}
+	}
+	if seq := mustAppend(t, s, 4, t0, content(4, 8, 10_000)); seq != 4 {
+		t.Errorf("the next record is %d, want 4", seq)
+	}
+	if got, want := s.Outbox("flux").Pending(), (Pending{{1, Open}}); !slices.Equal(got, want) {
+		t.Errorf("Pending() = %v, want %v", got, want)
+	}
+}
+
+func makeLargeRecords(t *testing.T) {
+	if _, err := os.Stat(largeRecords); err == nil {
+		t.Fatalf("%s exists; it is the proof that old spools are read and stays as it is", largeRecords)
+	}
+	s := New(Options{Dir: largeRecords, MaxBytes: 1 << 20, transaction: 42_000})
+	s.Outbox("flux")
+	if err := s.Attach(t.Context(), t0); err != nil {
+		t.Fatal(err)
+	}
+	for i, parts := range largeParts {
+		mustAppend(t, s, uint64(i+1), t0, parts)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(filepath.Join(largeRecords, lockName))
+	os.Remove(filepath.Join(largeRecords, trustedName)) // times of change do not survive a checkout
+}
