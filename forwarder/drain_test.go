@@ -100,6 +100,14 @@ func (d *drain) behind() (n int) {
 	return n + len(d.f.outbox.Batches())/(2*d.options.RequestsPerMinute)
 }
 
+// owed counts the windows that are not sealed.
+func (d *drain) owed() (n int) {
+	for _, have := range d.f.outbox.Pending() {
+		n += len(d.spool.Entries(have))
+	}
+	return n
+}
+
 // outage takes the upstream away for n windows, gives it back, and goes on until
 // there is no backlog. It answers how long that took, from the end of the outage.
 // New windows may take as long as most meanwhile.
@@ -126,6 +134,12 @@ func (d *drain) outage(n int, most time.Duration, during func(minute int)) time.
 	took := time.Since(back)
 	d.steps(6)
 	d.run(5 * minute)
+	for range 15 { // the rest of a backlog may take what is left of CatchUp
+		if d.owed() == 0 {
+			break
+		}
+		d.run(minute)
+	}
 	d.latency(first, back, most)
 	return took
 }

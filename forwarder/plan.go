@@ -166,28 +166,29 @@ func plan(n Need, now time.Time) Plan {
 }
 
 // liveRung chooses the finest rung from a width of finest to a minute at which
-// live windows fit into the budget, or while there is a backlog into half of it, or
-// else into three quarters. It answers whether they may go first: not if they do not
-// fit, nor if what is owed has too many holes already.
+// live windows fit into the budget, or into half of it while there is a backlog;
+// the coarsest of these may take three quarters. It answers whether they may go first:
+// not if they do not fit, nor if what is owed has too many holes already.
 func (n *Need) liveRung(p *Plan, rungs []rung, finest time.Duration, old, live []spool.Entry, share int) (first bool) {
-	shares := []int{share}
+	most := share
 	if len(old) > 0 {
-		shares = []int{share / 2, share - share/4}
+		share, most = share/2, share-share/4
 	}
-	for _, share := range shares {
-		for _, r := range rungs {
-			if r.width > minute {
-				break
-			}
-			if r.width < finest {
-				continue
-			}
-			p.Live = r
-			// Live windows themselves count, too, because the last whole minute knows
-			// nothing of what has only begun.
-			if n.items(n.Recent, r) <= share && n.items(live, r) <= (liveMinutes+1)*share {
-				return len(n.Pending) < spool.RangesMax-1
-			}
+	for i, r := range rungs {
+		if r.width > minute {
+			break
+		}
+		if r.width < finest {
+			continue
+		}
+		if i+1 == len(rungs) || rungs[i+1].width > minute {
+			share = most
+		}
+		p.Live = r
+		// Live windows themselves count, too, because the last whole minute knows
+		// nothing of what has only begun.
+		if n.items(n.Recent, r) <= share && n.items(live, r) <= (liveMinutes+1)*share {
+			return len(n.Pending) < spool.RangesMax-1
 		}
 	}
 	return false

@@ -163,12 +163,17 @@ func TestPlanProperties(t *testing.T) {
 
 		// What goes first, and at which rungs.
 		share := n.PerMin * n.Items
-		half := share
-		if len(old) > 0 {
-			half /= 2
-		}
-		fits := func(r rung) bool { return bound(n, n.Recent, r) <= half && bound(n, live, r) <= 3*half }
 		unseen := slices.DeleteFunc(n.rungs(), func(r rung) bool { return r.width > minute })
+		fits := func(r rung) bool {
+			most := share
+			switch {
+			case len(old) > 0 && r == unseen[len(unseen)-1]:
+				most -= share / 4
+			case len(old) > 0:
+				most /= 2
+			}
+			return bound(n, n.Recent, r) <= most && bound(n, live, r) <= 3*most
+		}
 		first := fits(p.Live)
 		for _, r := range unseen[:slices.Index(unseen, p.Live)] {
 			if !fits(r) {
