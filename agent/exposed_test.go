@@ -279,7 +279,7 @@ func FuzzExposed(f *testing.F) {
 		for i, from := range []struct{ name, tags string }{{name1, tags1}, {name2, tags2}, {name1, tags2}, {name2, tags1}} {
 			kind := aggregator.Kind(kinds >> (2 * i) & 3)
 			if from.name == "" || len(from.name) > aggregator.MaxName || strings.ContainsAny(from.name, "\n") {
-				t.Skip() // no parser hands such a name over
+				return // no parser hands such a name over
 			}
 			s.in.Add(s.now.UnixNano(), []aggregator.Sample{{Kind: kind, Head: []byte(from.name), Tags: []byte(from.tags), Value: 2, Member: []byte("m")}})
 		}
