@@ -3,8 +3,6 @@ package forwarder
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
-	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -50,15 +48,7 @@ func (r *rig) spoil(seq uint64) {
 // is delivered.
 func TestDoubtDamaged(t *testing.T) {
 	simulate(t, testOptions(), fluxtest.Options{Dialect: fluxtest.Hosted}, func(t *testing.T, r *rig) {
-		lost := 0
-		r.hook = roundTripper(func(req *http.Request) (*http.Response, error) {
-			resp, err := fluxtest.Transport(r.flux.Handler()).RoundTrip(req)
-			if req.Method == http.MethodPost && r.f.contact.dialect != "" && lost == 0 {
-				lost++
-				return nil, errors.New("the answer is lost")
-			}
-			return resp, err
-		})
+		r.loseAnswer()
 		r.count(time.Now(), "a", "", 1)
 		r.next()
 		r.run(10 * time.Second)

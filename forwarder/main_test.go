@@ -177,6 +177,21 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
+// loseAnswer lets the answer to the first batch that is sent in a known dialect get
+// lost, once the upstream has stored it. It gives how many were lost.
+func (r *rig) loseAnswer() (lost *int) {
+	lost = new(int)
+	r.hook = roundTripper(func(req *http.Request) (*http.Response, error) {
+		resp, err := fluxtest.Transport(r.flux.Handler()).RoundTrip(req)
+		if req.Method == http.MethodPost && r.f.contact.dialect != "" && *lost == 0 {
+			*lost++
+			return nil, errors.New("the answer is lost")
+		}
+		return resp, err
+	})
+	return lost
+}
+
 // open makes spool and forwarder on a folder, as a start of the agent does.
 func (r *rig) open(dir string) {
 	r.t.Helper()

@@ -46,15 +46,7 @@ func TestMarkerOfACopy(t *testing.T) {
 		b.open(dir)
 		t.Cleanup(func() { b.spool.Close() })
 		b.skip(64) // it has run for longer
-		lost := 0
-		a.hook = roundTripper(func(req *http.Request) (*http.Response, error) {
-			resp, err := fluxtest.Transport(a.flux.Handler()).RoundTrip(req)
-			if req.Method == http.MethodPost && a.f.contact.dialect != "" && lost == 0 {
-				lost++
-				return nil, errors.New("the answer is lost")
-			}
-			return resp, err
-		})
+		lost := a.loseAnswer()
 		a.count(time.Now(), "a", "", 1)
 		b.count(time.Now(), "b", "", 1)
 		a.next()
@@ -64,8 +56,8 @@ func TestMarkerOfACopy(t *testing.T) {
 			b.f.turn(t.Context())
 			time.Sleep(time.Second)
 		}
-		if lost != 1 {
-			t.Fatalf("%d answers were lost, want 1", lost)
+		if *lost != 1 {
+			t.Fatalf("%d answers were lost, want 1", *lost)
 		}
 		if got, _ := a.flux.CounterTotal("a").Whole(); got.Int64() != 1 {
 			t.Errorf("total = %v, want 1", got)
@@ -84,20 +76,12 @@ func TestMarkerAfterReload(t *testing.T) {
 	o.Dialect = Hosted
 	simulate(t, o, fluxtest.Options{Allow: []fluxtest.Rule{fluxtest.RuleRate}}, func(t *testing.T, r *rig) {
 		r.skip(100)
-		lost := 0
-		r.hook = roundTripper(func(req *http.Request) (*http.Response, error) {
-			resp, err := fluxtest.Transport(r.flux.Handler()).RoundTrip(req)
-			if req.Method == http.MethodPost && lost == 0 {
-				lost++
-				return nil, errors.New("the answer is lost")
-			}
-			return resp, err
-		})
+		lost := r.loseAnswer()
 		r.count(time.Now(), "a", "", 1)
 		r.next()
 		r.run(10 * time.Second)
-		if lost != 1 {
-			t.Fatalf("%d answers were lost, want 1", lost)
+		if *lost != 1 {
+			t.Fatalf("%d answers were lost, want 1", *lost)
 		}
 		r.options.RequestsPerMinute = 100
 		r.restart()
