@@ -30,7 +30,7 @@ func TestCanary(t *testing.T) {
 	answers := []fluxtest.Fault{fluxtest.Redirect(302), fluxtest.CloseUnread(), fluxtest.HTML(), fluxtest.Status(401)}
 	var mu sync.Mutex
 	n := 0
-	flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499, Allow: []fluxtest.Rule{fluxtest.RuleKey},
+	flux := fluxtest.New(t, shared(fluxtest.Options{MaxItems: 499, Allow: []fluxtest.Rule{fluxtest.RuleKey},
 		Fault: func(int, *http.Request) fluxtest.Fault {
 			mu.Lock()
 			defer mu.Unlock()

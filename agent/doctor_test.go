@@ -47,7 +47,7 @@ func has(findings []string, is, text string) bool {
 // request, nothing is stored anywhere, and whatever the doctor says about the machine
 // that tests run on is no failure; but a sync may take long there, for it is busy.
 func TestDoctorHealthy(t *testing.T) {
-	flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499}))
+	flux := fluxtest.New(t, shared(fluxtest.Options{MaxItems: 499}))
 	s := setup{Dir: t.TempDir(), Flux: flux.URL}
 	for _, dir := range []string{s.Dir, filepath.Dir(s.Dir)} { // as folders of sockets are
 		if err := os.Chmod(dir, 0o755); err != nil {
@@ -101,7 +101,7 @@ func TestDoctorFinds(t *testing.T) {
 	// A server that only answers reads in its own way; what is delivered is taken.
 	upstream := func(o fluxtest.Options) *fluxtest.Server {
 		o.MaxItems, o.Allow = 499, append(o.Allow, fluxtest.RuleKey)
-		return fluxtest.New(t, unlimited(o))
+		return fluxtest.New(t, shared(o))
 	}
 	secure := httptest.NewTLSServer(http.NotFoundHandler())
 	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
@@ -253,7 +253,7 @@ func TestDoctorSiblings(t *testing.T) {
 	t.Parallel() // it mostly waits
 	for typ, o := range map[string]fluxtest.Options{"pulse": {Dialect: fluxtest.PulseHosted}, "datacat": {Dialect: fluxtest.DataCat}} {
 		o.MaxItems = 499
-		server := fluxtest.New(t, unlimited(o))
+		server := fluxtest.New(t, shared(o))
 		d := start(t, setup{Dir: t.TempDir(), Flux: server.URL, Upstream: "type: " + typ})
 		findings, _ := sees(t, nil, "--config", d.file, "--addr", strings.TrimPrefix(d.http, "http://"))
 		if !has(findings, healthy, "upstream flux: it takes the key") || has(findings, failing, "upstream") {

@@ -600,6 +600,14 @@ func unlimited(o fluxtest.Options) fluxtest.Options {
 	return o
 }
 
+// shared lets an upstream be asked by two at a time: the agent promises that its own
+// deliveries come one by one, not that a program whose call it passes on, or a
+// command beside it, waits for them.
+func shared(o fluxtest.Options) fluxtest.Options {
+	o.Allow = append(o.Allow, fluxtest.RuleConcurrent)
+	return unlimited(o)
+}
+
 // runCommand runs one command of the binary to its end.
 func runCommand(t *testing.T, dir string, env []string, stdin string, args ...string) (stdout, stderr string, exit int) {
 	t.Helper()

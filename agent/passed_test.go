@@ -56,7 +56,7 @@ func recording(t *testing.T, behind *fluxtest.Server, mine func(*http.Request) (
 // upstream: its session is the upstream's, all that is no metric goes there as it
 // comes, once, with the agent's key, and its metrics go the way of all metrics.
 func TestDataCatSessions(t *testing.T) {
-	datacat := fluxtest.New(t, unlimited(fluxtest.Options{Dialect: fluxtest.DataCat}))
+	datacat := fluxtest.New(t, shared(fluxtest.Options{Dialect: fluxtest.DataCat}))
 	at, calls := recording(t, datacat, func(r *http.Request) (int, string, bool) {
 		id, operation, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/api/sessions/"), "/")
 		switch {
@@ -118,7 +118,7 @@ func TestDataCatSessions(t *testing.T) {
 // traces and spans are passed on as they come, and a project is asked for with the
 // program's master key alone.
 func TestPulseBeside(t *testing.T) {
-	pulse := fluxtest.New(t, unlimited(fluxtest.Options{Dialect: fluxtest.PulseOpen, MaxItems: 999}))
+	pulse := fluxtest.New(t, shared(fluxtest.Options{Dialect: fluxtest.PulseOpen, MaxItems: 999}))
 	at, calls := recording(t, pulse, func(r *http.Request) (int, string, bool) {
 		switch {
 		case strings.Contains(r.URL.Path, "/projects/"):

@@ -23,17 +23,21 @@ func TestDatagramSenders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 20 {
+	rights := unix.UnixRights(int(os.Stdin.Fd()), int(os.Stdout.Fd()))
+	sendmsg := func(packet string, oob []byte) {
+		t.Helper()
 		raw.Write(func(fd uintptr) bool {
-			rights := unix.UnixRights(int(os.Stdin.Fd()), int(os.Stdout.Fd()))
-			err = unix.Sendmsg(int(fd), []byte("c:1|c"), rights, nil, 0)
-			return err != unix.EAGAIN
+			err = unix.Sendmsg(int(fd), []byte(packet), oob, nil, 0)
+			return err != unix.EAGAIN // the queue is full: wait
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	send(t, client, "")
+	for range 20 {
+		sendmsg("c:1|c", rights)
+	}
+	sendmsg("", nil) // by Write, one of no bytes does not wait for room
 	await(t, &c, 22)
 	stop()
 	if after := descriptors(t); after > before {
