@@ -24,7 +24,7 @@ func TestIntegrationsOfAgent(t *testing.T) {
 	if _, err := exec.LookPath("promtool"); err != nil {
 		t.Skip("needs promtool")
 	}
-	a := startAgent(t, program)
+	a := startAgent(t, "", program)
 	const minute = "integration_requests_total:45|c|#partner:payments,endpoint:/charge,method:POST,status:success\n" +
 		"integration_requests_total:15|c|#partner:payments,endpoint:/charge,method:POST,status:error_503\n" +
 		"integration_requests_total:60|c|#partner:mail,endpoint:/send,method:POST,status:success\n" +
@@ -131,11 +131,13 @@ type agent struct {
 	udp, http string
 }
 
-func startAgent(t *testing.T, program string) *agent {
+// startAgent starts it, with more lines of configuration. program is its name, behind that of
+// an emulator where it needs one.
+func startAgent(t *testing.T, more string, program ...string) *agent {
 	t.Helper()
 	dir := t.TempDir()
 	config := filepath.Join(dir, "sluice.yaml")
-	text := fmt.Sprintf("listen: {udp: [\"127.0.0.1:0\"], http: \"127.0.0.1:0\"}\naggregate: {interval: 200ms}\nspool: {dir: %q}\n", filepath.Join(dir, "spool"))
+	text := fmt.Sprintf("listen: {udp: [\"127.0.0.1:0\"], http: \"127.0.0.1:0\"}\naggregate: {interval: 200ms}\nspool: {dir: %q}\n", filepath.Join(dir, "spool")) + more
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +146,7 @@ func startAgent(t *testing.T, program string) *agent {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(program, "run", "--config", config)
+	cmd := exec.Command(program[0], append(program[1:], "run", "--config", config)...)
 	cmd.Env = []string{"HOME=" + dir}
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {

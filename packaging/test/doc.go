@@ -1,6 +1,6 @@
 // Package test proves the packages: it installs them on a booted systemd, and runs
 // the image, for real. It needs root, Linux and Debian packages (systemd-container,
-// mmdebstrap, umoci, skopeo, crun), and what packaging/release has made:
+// mmdebstrap, umoci, skopeo, crun, qemu-user-static), and what packaging/release has made:
 //
 //	SLUICE_DIST=$PWD/dist go -C packaging/test test -v ./...
 //
