@@ -63,6 +63,7 @@ type shownSeries struct {
 	value  float64
 	count  float64   // of a distribution, whose sum is value
 	counts []float64 // of its buckets
+	at     int64     // of a gauge: when value was measured, nanoseconds since 1970
 	seen   time.Time
 	window time.Time // of a set: the live window that value is of
 }
@@ -119,7 +120,9 @@ func (x *exposed) add(w *aggregator.Window, now time.Time) {
 }
 
 // takeLocked adds what a window knows of a series. Values of another time than the
-// window's before it are no news of a gauge, and no part of how many members there are now.
+// window's before it are no part of how many members there are now, and news of a gauge
+// only where none is known that is newer: many clients write a time beside each gauge, which
+// often is of the window that has just been closed.
 func (x *exposed) takeLocked(to *shownSeries, v *aggregator.Value, w *aggregator.Window) {
 	switch v.Kind() {
 	case aggregator.Counter:
@@ -129,8 +132,8 @@ func (x *exposed) takeLocked(to *shownSeries, v *aggregator.Value, w *aggregator
 		}
 		to.value += v.Total()
 	case aggregator.Gauge:
-		if !w.Late {
-			to.value = v.Last()
+		if !w.Late || v.LastTime() >= to.at {
+			to.value, to.at = v.Last(), v.LastTime()
 		}
 	case aggregator.Set:
 		if n, _ := v.Unique(); !w.Late {

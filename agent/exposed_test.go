@@ -160,6 +160,29 @@ users_unique 0
 	}
 }
 
+// TestExposedGaugeTimes: of a gauge whose values have times of their own, the newest is
+// shown, and never a 0 that nobody sent.
+func TestExposedGaugeTimes(t *testing.T) {
+	s := newShowing(t, configs.Expose{MaxSeries: 100})
+	s.wants("")
+	shows := func(want string) {
+		t.Helper()
+		s.window()
+		s.wants("# HELP queue Last value of the gauge queue.\n# TYPE queue gauge\nqueue " + want + "\n")
+	}
+	began := s.now
+	at := func(from time.Duration) int64 { return began.Add(from).UnixNano() }
+	s.take(aggregator.Gauge, "queue", "", 5, at(-2*time.Second))
+	shows("5")
+	s.take(aggregator.Gauge, "queue", "", 6, at(8*time.Second)) // of the window before
+	shows("6")
+	s.take(aggregator.Gauge, "queue", "", 99, at(-time.Minute))
+	shows("6")
+	s.take(aggregator.Gauge, "queue", "", 7)
+	s.take(aggregator.Gauge, "queue", "", 8, at(25*time.Second))
+	shows("7")
+}
+
 // TestExposedNames: names and labels that Prometheus does not take, and those that
 // several metrics and tags share.
 func TestExposedNames(t *testing.T) {

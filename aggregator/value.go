@@ -39,6 +39,9 @@ func (v *Value) AppendTotal(dst []byte) []byte { return v.counter.total.appendJS
 // Total returns a counter's sum, rounded once.
 func (v *Value) Total() float64 { return v.counter.total.float() }
 
+// LastTime returns when a gauge's last value was measured, in nanoseconds since 1970.
+func (v *Value) LastTime() int64 { return v.gauge.time }
+
 // Last, GaugeMin, GaugeMax and GaugeMean return what a gauge was.
 func (v *Value) Last() float64     { return v.gauge.last }
 func (v *Value) GaugeMin() float64 { return v.gauge.min }
