@@ -89,11 +89,13 @@ type traffic struct {
 	beyond      int // samples of series over maxPlanSeries
 }
 
-// seriesTraffic is what came of one series: samples by the start of their window, and
-// members of a set.
+// seriesTraffic is what came of one series: samples by the number of their window, and of
+// a set how many members more are in a minute than in the one that begins a window
+// earlier, by the window it begins with.
 type seriesTraffic struct {
 	windows map[int64]int
-	members map[string]bool
+	members map[string]int64 // the last window in which each was there
+	minutes map[int64]int
 }
 
 func newTraffic(cfg configs.Config) (*traffic, error) {
@@ -149,13 +151,32 @@ func (t *traffic) sample(at time.Time, s *aggregator.Sample) {
 		of = &seriesTraffic{windows: make(map[int64]int)}
 		t.series[series] = of
 	}
-	of.windows[at.Truncate(t.interval).UnixNano()]++
-	if s.Kind == aggregator.Set && len(of.members) < maxPlanSeries {
-		if of.members == nil {
-			of.members = make(map[string]bool)
-		}
-		of.members[string(s.Member)] = true
+	window := t.window(at)
+	of.windows[window]++
+	if s.Kind == aggregator.Set {
+		of.member(string(s.Member), window, int64(time.Minute/t.interval))
 	}
+}
+
+// window numbers the windows since 1970.
+func (t *traffic) window(at time.Time) int64 { return at.UnixNano() / int64(t.interval) }
+
+// member notes that a member was there in a window; a minute has so many.
+func (of *seriesTraffic) member(text string, window, minute int64) {
+	if of.members == nil {
+		of.members, of.minutes = make(map[string]int64), make(map[int64]int)
+	}
+	last, known := of.members[text]
+	if known && window <= last || !known && len(of.members) >= maxPlanSeries {
+		return
+	}
+	of.members[text] = window
+	first := window - minute + 1
+	if known {
+		first = max(first, last+1)
+	}
+	of.minutes[first]++
+	of.minutes[window+1]--
 }
 
 func (t *traffic) readFile(name string) error {
@@ -233,41 +254,51 @@ func eachCaptured(file io.Reader, each func(*capturedPacket) error) error {
 	}
 }
 
-// minutes is how long the traffic took, in whole windows.
-func (t *traffic) minutes() float64 {
-	windows := t.last.Truncate(t.interval).Sub(t.first.Truncate(t.interval))/t.interval + 1
-	return (time.Duration(windows) * t.interval).Minutes()
+// items is how many items a minute a series makes at a step of the ladder: the mean of
+// all times of that width that lie in the traffic, wherever they begin, for where a minute
+// begins is not where the traffic does. When there is less traffic than that, it is taken
+// to go on as it did.
+func (t *traffic) items(s aggregator.Series, of *seriesTraffic, step forwarder.Step, scalars int) float64 {
+	if step.Few {
+		scalars = min(scalars, 2)
+	}
+	first, last := t.window(t.first), t.window(t.last)
+	have := last - first + 1
+	if s.Kind() == aggregator.Set && !step.Unique { // a member goes out once a minute
+		begins := max(have-int64(time.Minute/t.interval), 0) + 1
+		return meanOf(of.minutes, first, begins, func(members int) float64 { return float64(members) })
+	}
+	wide := int64(step.Width / t.interval)
+	changes := make(map[int64]int, 2*len(of.windows)) // of the samples in a time, by the window it begins with
+	for window, samples := range of.windows {
+		changes[window-wide+1] += samples
+		changes[window+1] -= samples
+	}
+	mean := meanOf(changes, first, max(have-wide, 0)+1, func(samples int) float64 {
+		switch {
+		case samples == 0:
+			return 0
+		case s.Kind() == aggregator.Distribution:
+			seen := float64(samples) * max(float64(wide)/float64(have), 1)
+			return float64(scalars) + min(seen, float64(step.Points))
+		}
+		return 1
+	})
+	return mean / step.Width.Minutes()
 }
 
-// items is how many items a minute a series makes at a step of the ladder.
-func (t *traffic) items(s aggregator.Series, of *seriesTraffic, step forwarder.Step, scalars int) float64 {
-	per := 0.0 // items of what there is in all buckets
-	buckets := make(map[int64]int)
-	for start, samples := range of.windows {
-		buckets[start-start%int64(step.Width)] += samples
-	}
-	for _, samples := range buckets {
-		switch s.Kind() {
-		case aggregator.Distribution:
-			if step.Few {
-				scalars = min(scalars, 2)
-			}
-			per += float64(scalars + min(samples, step.Points))
-		case aggregator.Set:
-			if step.Unique {
-				per++
-			}
-		default:
-			per++
+// meanOf is the mean of what so many numbers in a row come to, by the window that each
+// stands for, from first on. A number is the sum of the changes up to it.
+func meanOf(changes map[int64]int, first, n int64, of func(int) float64) float64 {
+	sum, value, last := 0.0, 0, first
+	for _, at := range append(slices.Sorted(maps.Keys(changes)), first+n) {
+		if to := min(at, first+n); to > last {
+			sum += float64(to-last) * of(value)
+			last = to
 		}
+		value += changes[at]
 	}
-	if s.Kind() == aggregator.Set && !step.Unique {
-		return float64(len(of.members)) / max(t.minutes(), 1)
-	}
-	if step.Width > time.Minute { // there may be less traffic than that: it is taken to go on
-		return per * (time.Minute.Minutes() / step.Width.Minutes()) / float64(max(len(buckets), 1))
-	}
-	return per / t.minutes()
+	return sum / float64(n)
 }
 
 func (t *traffic) total(step forwarder.Step, scalars int) (sum float64) {
