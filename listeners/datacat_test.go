@@ -53,6 +53,7 @@ func TestDataCatMetrics(t *testing.T) {
 		{`{"name":"a","value":3,"type":"counter"}` + "\n" + `{"name":"a","value":10,"type":"counter"}` + "\n" + `{"name":"a","value":10,"type":"counter"}`, "a|counter = 10"},
 		{`{"name":"a","value":10,"type":"counter"}` + "\n" + `{"name":"a","value":4,"type":"counter"}` + "\n" + `{"name":"a","value":6,"type":"counter"}`, "a|counter = 16"},
 		{`{"name":"a","value":9007199254740993,"type":"counter"}` + "\n" + `{"name":"a","value":9007199254740994,"type":"counter"}`, "a|counter = 9007199254740994"},
+		{`{"name":"a","value":9007199254740992,"type":"counter"}` + "\n" + `{"name":"a","value":9007199254740993,"type":"counter"}`, "a|counter = 9007199254740993"},
 		{`{"name":"a","value":3,"type":"counter","tags":["x","y"]}` + "\n" + `{"name":"a","value":5,"type":"counter","tags":["y","x"]}` + "\n" + `{"name":"b","value":5,"type":"counter"}`,
 			"a{x:true,y:true}|counter = 5; b|counter = 5"},
 		{`{"name":"a","value":0,"type":"counter"}`, ""},
@@ -132,6 +133,47 @@ func TestDataCatRefusedTotal(t *testing.T) {
 	}
 	a.post(path, `{"name":"a","value":9,"type":"counter"}`)
 	a.holds("a|counter = 9")
+}
+
+// TestDataCatRefusedRoom: a running total that was refused takes no room, however often
+// it comes and whatever it was before.
+func TestDataCatRefusedRoom(t *testing.T) {
+	a := newAPITest(t, APIOptions{})
+	id := a.session("/api/sessions")
+	post := func(buckets, time string, want int) {
+		t.Helper()
+		item := `{"name":"a","type":"histogram","metadata":{"buckets":[` + buckets + `]}` + time + `}`
+		if status, answer := a.post("/api/sessions/"+id+"/metrics", item); status != want {
+			t.Fatalf("status %d, want %d: %s", status, want, answer)
+		}
+	}
+	const late = `,"timestamp":"2024-01-15T10:30:00Z"`
+	const one, two = `{"le":1,"count":1}`, `{"le":1,"count":1},{"le":2,"count":1}`
+	all := a.api.sessions.totals.left.Load()
+	left := func(want int64) {
+		t.Helper()
+		s := a.api.sessions.get(id, time.Now())
+		if got := a.api.sessions.totals.left.Load(); got != want || int64(s.bytes) != all-want {
+			t.Errorf("%d bytes are left and the session has %d, want %d and %d", got, s.bytes, want, all-want)
+		}
+	}
+	for range 3 {
+		post(one, late, 400)
+	}
+	left(all)
+	post(one, "", 200)
+	kept := a.api.sessions.totals.left.Load()
+	if kept >= all {
+		t.Error("a running total takes no room")
+	}
+	for range 3 {
+		post(two, late, 400)
+	}
+	left(kept)
+	post(two, "", 200)
+	left(kept - 16)
+	post(one, late, 400)
+	left(kept - 16)
 }
 
 // TestDataCatCalls is the tables of server and daemon paths: statuses and texts of

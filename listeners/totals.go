@@ -179,36 +179,39 @@ func (a *API) grow(x *exchange, s *session, sample *aggregator.Sample, m *dataCa
 		return nil, refusal(codeOf(reason))
 	}
 	series := key.Series().Key()
-	last := s.totals[series]
+	last, known := s.totals[series]
 	now := &total{number: m.value.number, bounds: m.bounds, counts: m.counts, sum: m.sum}
-	size := 0
-	if last == nil || len(last.bounds) != len(m.bounds) {
-		const overhead = 200 // of the map and the structure, in bytes
-		if size = 16 * len(m.bounds); last == nil {
-			size += len(series) + overhead
-			last = &total{number: number{exact: true}} // 0, to the last digit
-		} else {
-			size -= 16 * len(last.bounds)
-		}
-		if size > 0 && !a.sessions.totals.take(size) {
-			return nil, tooManyHere
-		}
-		if size < 0 {
-			a.sessions.totals.left.Add(int64(-size))
-		}
-		s.bytes += size
+	const overhead = 200 // of the map and the structure, in bytes
+	size := 16 * len(m.bounds)
+	if known {
+		size -= 16 * len(last.bounds)
+	} else {
+		size += len(series) + overhead
+		last = &total{number: number{exact: true}} // 0, to the last digit
 	}
+	if size > 0 && !a.sessions.totals.take(size) {
+		return nil, tooManyHere
+	} else if size < 0 {
+		a.sessions.totals.left.Add(int64(-size))
+	}
+	s.bytes += size
 	if s.totals == nil {
 		s.totals = make(map[string]*total)
 	}
 	s.totals[series] = now
 	if m.running {
 		x.batch = appendHistogram(x.batch, sample, now, last)
-	} else if growth := now.since(&last.number); growth.value != 0 {
+	} else if growth := now.since(&last.number); growth.value != 0 || growth.whole != 0 { // one of 2^53 and more may be 0 as a float
 		set(sample, &growth, 1)
 		x.batch = append(x.batch, *sample)
 	}
-	return func() { s.totals[series] = last }, done
+	return func() {
+		if s.totals[series] = last; !known {
+			delete(s.totals, series)
+		}
+		a.sessions.totals.left.Add(int64(size))
+		s.bytes -= size
+	}, done
 }
 
 // since is how much n is more than last, or n when it is less.
