@@ -77,6 +77,16 @@ func (b *budget) begin(now time.Time, items int) {
 // end notes that the request begun last is over.
 func (b *budget) end(now time.Time) { b.times[len(b.times)-1] = now }
 
+// stored gives the times as they are to be kept on disk: by the wall clock of now, which
+// may have been set since.
+func (b *budget) stored(now time.Time) []time.Time {
+	times := make([]time.Time, len(b.times))
+	for i, t := range b.times {
+		times[i] = now.Add(t.Sub(now))
+	}
+	return times
+}
+
 func (b *budget) trim() {
 	if extra := len(b.times) - b.most; extra > 0 {
 		b.times, b.items = slices.Delete(b.times, 0, extra), slices.Delete(b.items, 0, extra)

@@ -224,8 +224,11 @@ func (d *dataCat) Verdict(b *spool.Batch, o outcome, now time.Time) Verdict {
 	if v.Is == Delivered {
 		v.Session = session
 	}
-	if made := d.outbox.Get(stateTable, d.sessionKey()); v.Gone && len(made) >= 8 && now.Sub(time.Unix(int64(binary.BigEndian.Uint64(made)), 0)) < minute {
-		v.Is = Held // a session that does not last: another at once would not either
+	if made := d.outbox.Get(stateTable, d.sessionKey()); v.Gone && len(made) >= 8 {
+		age := now.Sub(time.Unix(int64(binary.BigEndian.Uint64(made)), 0))
+		if age < minute && age > -minute { // else the clock was set back
+			v.Is = Held // a session that does not last: another at once would not either
+		}
 	}
 	if v.Is == InDoubt && (asksSession(b) || d.Repeats(b, b.Items[0]) == nothing) {
 		v.Is = Again // a session too many harms nobody

@@ -25,7 +25,7 @@ func (f *Forwarder) deliver(ctx context.Context, b *spool.Batch) time.Duration {
 	f.mu.Unlock()
 	err := f.outbox.Update(func(tx *spool.Tx) error {
 		tx.State(b.Seq, spool.Sending, b.Due, start, b.Attempts+1)
-		f.spent(tx, b)
+		f.spent(tx, b, start)
 		return nil
 	})
 	if err != nil {
@@ -55,14 +55,14 @@ func (f *Forwarder) deliver(ctx context.Context, b *spool.Batch) time.Duration {
 }
 
 // spent notes in a transaction the times of the requests that count.
-func (f *Forwarder) spent(tx *spool.Tx, b *spool.Batch) {
+func (f *Forwarder) spent(tx *spool.Tx, b *spool.Batch, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if b.Lane == spool.Singles {
-		tx.Put(stateTable, singlesKey, encodeTimes(f.singles.times))
+		tx.Put(stateTable, singlesKey, encodeTimes(f.singles.stored(now)))
 		return
 	}
-	tx.Spent(f.budget.times)
+	tx.Spent(f.budget.stored(now))
 }
 
 func (f *Forwarder) count(b *spool.Batch) {
@@ -89,7 +89,7 @@ func (f *Forwarder) act(b *spool.Batch, v Verdict, now time.Time) time.Duration 
 		learnt, pause = f.learnShare(v, now), f.backoff
 	}
 	err := f.outbox.Update(func(tx *spool.Tx) error {
-		f.spent(tx, b)
+		f.spent(tx, b, now)
 		if learnt != nil {
 			tx.Put(stateTable, shareKey, learnt)
 		}

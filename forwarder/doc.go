@@ -83,6 +83,7 @@
 // # Limits
 //
 //	requests      Options.RequestsPerMinute in any 60 s, however long each takes
+//	looks         looksPerMinute in any 60 s, two requests each at most
 //	items         Options.ItemsPerRequest, the marker among them
 //	body          maxBody, 4 MiB less 4 KiB
 //	points        Options.Points a distribution and bucket, fewer on lower rungs

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,6 +82,83 @@ func TestRateLawForDays(t *testing.T) {
 	t.Logf("seed %d took %v", seed, time.Since(began).Round(time.Second))
 }
 
+// Every kind of request has a limit of its own, and keeps it however often the agent is
+// stopped or dies, also in the midst of one and once more right after its start. Each is
+// asked for more than there may be.
+func TestRateLawOfEachKind(t *testing.T) {
+	for _, c := range []struct {
+		call  fluxtest.Call
+		limit int
+		set   func(*Options, *fluxtest.Options)
+	}{
+		{fluxtest.CallBatch, 10, func(o *Options, _ *fluxtest.Options) { o.ItemsPerRequest = 11 }},
+		{fluxtest.CallSingle, 5, func(o *Options, f *fluxtest.Options) {
+			o.Dialect, o.SinglesPerMinute = SelfHosted, 5
+			f.Dialect, f.SinglesPerMinute = fluxtest.SelfHosted, 5
+			f.Allow = []fluxtest.Rule{fluxtest.RuleTwice} // a definition changes nothing if it had arrived
+		}},
+		{fluxtest.CallQuery, looksPerMinute, func(o *Options, f *fluxtest.Options) {
+			o.Settle = time.Second // batches in doubt are asked for again a second after a 503
+			f.QueriesPerMinute = looksPerMinute
+		}},
+	} {
+		t.Run(string(c.call), func(t *testing.T) {
+			t.Parallel()
+			seed := uint64(time.Now().UnixNano())
+			if text := os.Getenv("SLUICE_SEED"); text != "" {
+				seed, _ = strconv.ParseUint(text, 10, 64)
+			}
+			t.Logf("seed %d", seed)
+			o, f := testOptions(), fluxtest.Options{}
+			o.Dialect = Hosted
+			c.set(&o, &f)
+			simulate(t, o, f, func(t *testing.T, r *rig) {
+				l := &life{rig: r, random: rand.New(rand.NewPCG(seed, 1))}
+				l.fatal = func(req *http.Request) bool {
+					batch := strings.HasSuffix(req.URL.Path, "/batch")
+					return map[fluxtest.Call]bool{fluxtest.CallQuery: req.Method == http.MethodGet, fluxtest.CallBatch: batch, fluxtest.CallSingle: !batch && req.Method == http.MethodPost}[c.call]
+				}
+				r.hook = l
+				if c.call == fluxtest.CallQuery {
+					for range 30 {
+						r.flux.Fault(fluxtest.CommitThenClose())
+					}
+					for range 2000 {
+						r.flux.FaultReads(fluxtest.Status(503))
+					}
+				}
+				for i := range 180 { // 30 minutes
+					for n := range 20 {
+						r.count(time.Now(), fmt.Sprint("c.", i, ".", n), "", 1)
+					}
+					if l.random.IntN(3) == 0 {
+						l.until(time.Now().Add(time.Duration(l.random.Int64N(int64(interval)))))
+						switch l.random.IntN(4) {
+						case 0:
+							l.away(l.restart)
+							l.restarts++
+						case 1:
+							l.away(func() { l.crash() })
+							l.crashes++
+						default:
+							l.killing = true
+						}
+					}
+					l.until(r.agg.Ends())
+					r.close()
+				}
+				if got := r.flux.MaxCallsIn(c.call, time.Minute); got != c.limit {
+					t.Errorf("at most %d calls in 60 s, want %d: the law must be met at its limit", got, c.limit)
+				}
+				if l.killed < 10 || l.restarts < 5 {
+					t.Errorf("%d restarts, %d crashes in the midst of a request: want more", l.restarts, l.killed)
+				}
+				t.Logf("%d restarts, %d crashes, %d of them in the midst of a request", l.restarts, l.crashes, l.killed)
+			})
+		})
+	}
+}
+
 // A request that was under way when the agent died counts from the restart, also when
 // the agent ends again before it has made another.
 func TestRateLawTwiceDead(t *testing.T) {
@@ -141,9 +219,10 @@ func moods(seed uint64) func(int, *http.Request) fluxtest.Fault {
 type life struct {
 	*rig
 	random  *rand.Rand
-	resume  time.Time // the end of an outage; zero while there is none
-	killing bool      // at the next request the agent is to die
-	image   string    // the disk at that moment
+	resume  time.Time                // the end of an outage; zero while there is none
+	killing bool                     // at the next request the agent is to die
+	fatal   func(*http.Request) bool // at one of these; nil: at a post
+	image   string                   // the disk at that moment
 
 	restarts, crashes, killed, outages int
 }
@@ -196,9 +275,14 @@ func (l *life) until(end time.Time) {
 	for time.Now().Before(end) {
 		wait := l.f.turn(l.t.Context())
 		if image, old := l.image, l.storage.Dir; image != "" {
-			l.away(func() { l.crash(image) })
 			l.image, l.killing = "", false
-			l.crashes++
+			l.away(func() { l.crash(image) })
+			if l.crashes++; l.random.IntN(2) == 0 { // and ends again before it has done anything
+				if err := l.f.recover(time.Now()); err != nil {
+					l.t.Fatal(err)
+				}
+				l.restart()
+			}
 			l.killed++
 			if err := os.RemoveAll(old); err != nil {
 				l.t.Error(err)
@@ -212,7 +296,11 @@ func (l *life) until(end time.Time) {
 // RoundTrip takes the request to the upstream, which may take a while. What the agent
 // does after the one at which it dies has not happened: its disk is as it was.
 func (l *life) RoundTrip(req *http.Request) (*http.Response, error) {
-	if l.killing && l.image == "" && req.Method == http.MethodPost {
+	fatal := req.Method == http.MethodPost
+	if l.fatal != nil {
+		fatal = l.fatal(req)
+	}
+	if l.killing && l.image == "" && fatal {
 		l.image = l.rig.image()
 	}
 	if l.random.IntN(3) == 0 {

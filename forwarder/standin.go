@@ -154,16 +154,16 @@ func (s *Stats) count(in *Stats) {
 
 // requestsFromMemory are the times of the requests that a stand-in has stored: of all
 // that counted then, for the budget is the same.
-func (f *Forwarder) requestsFromMemory() (batches, singles []time.Time) {
+func (f *Forwarder) requestsFromMemory() (batches, singles, reads []time.Time) {
 	from := f.spool.StandIn()
 	if from == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	box, ok := from.Find(f.options.Name)
 	if !ok {
-		return nil, nil
+		return nil, nil, nil
 	}
-	return box.Requests(), decodeTimes(box.Get(stateTable, singlesKey))
+	return box.Requests(), decodeTimes(box.Get(stateTable, singlesKey)), decodeTimes(box.Get(stateTable, readsKey))
 }
 
 // united are the times of two logs of the same requests.

@@ -21,8 +21,11 @@ const maxDoubts = 16
 const secondLook = 2 * time.Second
 
 // looksPerMinute keeps reads within the upstream's 60 a minute: a look takes
-// up to two.
+// up to two. Their times are on disk, for an agent that is restarted often.
 const looksPerMinute = 30
+
+// underWay stands in the stored times for that of a look which is not over.
+var underWay = time.Unix(0, 0)
 
 // doubtful returns the batch in doubt that is to be looked for next, and when.
 func (f *Forwarder) doubtful() (b *spool.Batch, due time.Time) {
@@ -56,6 +59,14 @@ func (f *Forwarder) verify(ctx context.Context, header *spool.Batch) time.Durati
 	}
 	found := unreadable
 	if f.options.Verify {
+		err := f.outbox.Update(func(tx *spool.Tx) error {
+			tx.Put(stateTable, readsKey, encodeTimes(append(f.reads.stored(time.Now()), underWay)))
+			return nil
+		})
+		if err != nil {
+			f.ready = false // it may say that one is under way
+			return f.trouble("note that a batch in doubt is looked for", err)
+		}
 		f.reads.begin(time.Now(), 0)
 		found = f.look(ctx, b)
 		f.reads.end(time.Now())
@@ -68,6 +79,7 @@ func (f *Forwarder) verify(ctx context.Context, header *spool.Batch) time.Durati
 	}
 	now := time.Now()
 	err = f.outbox.Update(func(tx *spool.Tx) error {
+		tx.Put(stateTable, readsKey, encodeTimes(f.reads.stored(now)))
 		switch found {
 		case present:
 			f.settle(tx, b, spool.Settlement{To: spool.Delivered, At: now})

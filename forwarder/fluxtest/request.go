@@ -43,15 +43,18 @@ func (s *Server) Requests() []Request {
 	return slices.Clone(s.requests)
 }
 
-// MaxRequestsIn returns the greatest number of batch calls that arrived in any
+// MaxRequestsIn is MaxCallsIn of batch calls.
+func (s *Server) MaxRequestsIn(d time.Duration) int { return s.MaxCallsIn(CallBatch, d) }
+
+// MaxCallsIn returns the greatest number of calls of a kind that arrived in any
 // half-open span of d: two calls exactly d apart are not in one span.
-func (s *Server) MaxRequestsIn(d time.Duration) int {
+func (s *Server) MaxCallsIn(kind Call, d time.Duration) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var times []time.Time
 	most := 0
 	for _, r := range s.requests {
-		if r.Call != CallBatch {
+		if r.Call != kind {
 			continue
 		}
 		times = append(times, r.Time)
