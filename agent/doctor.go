@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"sluice/aggregator"
 	"sluice/configs"
 )
 
@@ -193,9 +194,12 @@ func (d *doctor) checkAgent(ctx context.Context, f *apiFlags) {
 	if wrong != 0 {
 		d.find(failing, "ledger", fmt.Sprintf("the books are wrong by %s samples", number(wrong)), "this is a fault in sluice; report it")
 	}
-	for _, m := range p.Series.Folded {
-		d.find(warning, "series", fmt.Sprintf("new series of %s are folded: too many values of tag %q, such as %s; first from %s", m.Metric, m.Tag, strings.Join(m.Examples, " "), m.Sender),
-			"take the tag away in the program, or with aggregate.rules (drop_tags, classes)")
+	for _, f := range p.Series.Folded {
+		remedy := "take the tag away in the program, or with aggregate.rules (drop_tags, classes)"
+		if f.Metric == aggregator.FoldedValue {
+			remedy = "let programs write what changes into tags and not into names, or give such metrics one name with aggregate.rules"
+		}
+		d.find(warning, "series", f.String(), remedy)
 	}
 }
 

@@ -365,6 +365,11 @@ func (a *agent) tellFolded(folded []aggregator.Folded) {
 	for _, f := range folded {
 		key := f.Kind.String() + " " + f.Metric
 		if now[key] = true; !a.folded[key] {
+			if f.Metric == aggregator.FoldedValue {
+				a.log.Warn("too many metrics: new ones, or their tags, are folded into "+aggregator.FoldedValue+" (see aggregate.max_series)",
+					"kind", f.Kind.String(), "examples", strings.Join(f.Examples, " "), "sender", f.Sender)
+				continue
+			}
 			a.log.Warn("too many series: new ones of a metric are folded into "+aggregator.FoldedValue+" (see aggregate.max_series)",
 				"metric", f.Metric, "kind", f.Kind.String(), "tag", f.Tag, "examples", strings.Join(f.Examples, " "), "sender", f.Sender)
 		}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"sluice/aggregator"
 )
 
 // watchEvery is how often status --watch looks.
@@ -279,12 +281,20 @@ func showSeries(s *screen, p *statusPage) {
 		s.wrapped("", fmt.Sprintf("- %s (%s): %s series, %s samples/s", m.Name, m.Kind, number(m.Series), rate(m.Rate)))
 	}
 	for _, f := range p.Series.Folded {
-		text := "! " + f.Metric + " (" + f.Kind + ") has too many series"
-		if f.Tag != "" {
-			text += ": the values of its tag " + f.Tag + " are folded"
-		}
-		s.wrapped(red, text+", such as "+strings.Join(f.Examples, " ")+"; first from "+f.Sender)
+		s.wrapped(red, "! "+f.String())
 	}
+}
+
+// String says what is folded, for a person.
+func (f foldedDoc) String() string {
+	text := f.Metric + " (" + f.Kind + ") has too many series"
+	switch {
+	case f.Metric == aggregator.FoldedValue:
+		text = "there are too many metrics: new ones (" + f.Kind + "), or their tags, are folded into " + f.Metric
+	case f.Tag != "":
+		text += ": the values of its tag " + f.Tag + " are folded"
+	}
+	return text + ", such as " + strings.Join(f.Examples, " ") + "; first from " + f.Sender
 }
 
 func showUpstream(s *screen, u *upstreamPage, now time.Time) {

@@ -32,12 +32,14 @@ const (
 	maxFolded   = 100
 )
 
-// Folded tells of a metric whose new series are folded.
+// Folded tells of a metric whose new series are folded. The one called FoldedValue tells
+// of metrics: new ones of its kind are too many, and are folded into it, or all of their
+// tags are.
 type Folded struct {
 	Metric   string
 	Kind     Kind
 	Tag      string   // key of the tag with the most values; several, separated by commas, when one did not suffice; empty: all
-	Examples []string // of values that were folded first; without Tag, of series
+	Examples []string // of values that were folded first; without Tag, of series; of FoldedValue, of names
 	Sender   string   // of the first sample that was folded, see Intake.From
 }
 
@@ -60,8 +62,11 @@ func (r *registry) fold(k *Key, sender string) *entry {
 	if first != nil {
 		m = r.join(first)
 	}
-	if m == nil { // names may be the flood: nothing is remembered of them
-		return r.foldAll(k)
+	if m == nil { // names may be the flood: next to nothing is remembered of them
+		if len(k.tags) > 0 {
+			r.tell(k, sender)
+		}
+		return r.foldAll(k, sender)
 	}
 	g := m.guard
 	if g == nil {
@@ -90,10 +95,10 @@ func (r *registry) fold(k *Key, sender string) *entry {
 			break
 		}
 	}
-	return r.foldAll(k)
+	return r.foldAll(k, sender)
 }
 
-func (r *registry) foldAll(k *Key) *entry {
+func (r *registry) foldAll(k *Key, sender string) *entry {
 	for i := range k.tags {
 		k.foldAt(i)
 	}
@@ -101,6 +106,7 @@ func (r *registry) foldAll(k *Key) *entry {
 		return e
 	}
 	if r.extra >= r.maxExtra() || len(r.buf) > bytesPerSeries {
+		r.tell(k, sender)
 		k.SetName([]byte(FoldedValue))
 		k.tags = k.tags[:0]
 		if e := r.lookup(k); e != nil {
@@ -108,6 +114,19 @@ func (r *registry) foldAll(k *Key) *entry {
 		}
 	}
 	return r.addExtra(k) // at most maxExtra and one per kind
+}
+
+// tell notes that the metric in k, with its tags or by name, is folded because metrics are
+// too many.
+func (r *registry) tell(k *Key, sender string) {
+	f := r.names[k.Kind]
+	if f == nil {
+		f = &Folded{Metric: FoldedValue, Kind: k.Kind, Sender: sender}
+		r.names[k.Kind] = f
+	}
+	if len(f.Examples) < maxExamples && !slices.Contains(f.Examples, string(k.name)) {
+		f.Examples = append(f.Examples, string(k.name))
+	}
 }
 
 // fold replaces the value of a tag, if there is one of that key.

@@ -123,6 +123,39 @@ func TestGuardLeavesOthersAlone(t *testing.T) {
 	}
 }
 
+// A flood of names is told of, too, for it takes their names from metrics that come later;
+// once it has gone it is told of no longer.
+func TestGuardTellsOfNames(t *testing.T) {
+	a, in := limited(100, 0)
+	now := t0
+	flood := func(sender, spelled string) {
+		t.Helper()
+		in.From(sender)
+		for i := range 3000 {
+			put(t, in, now, sample(Counter, fmt.Sprintf(spelled, i), 1))
+		}
+	}
+	told := func(want ...Folded) {
+		t.Helper()
+		if s := a.Stats(); fmt.Sprint(s.Folded) != fmt.Sprint(want) {
+			t.Errorf("Folded = %+v, want %+v", s.Folded, want)
+		}
+	}
+	flood("udp:first", "job%d")
+	told(Folded{Metric: FoldedValue, Kind: Counter, Examples: []string{"job1100", "job1101", "job1102"}, Sender: "udp:first"})
+	for range idleWindows + sweepEvery {
+		now = now.Add(10 * time.Second)
+		a.Rotate(now)
+	}
+	told()
+	for i := range 100 {
+		put(t, in, now, sample(Gauge, fmt.Sprintf("full%d", i), 1))
+	}
+	told()
+	flood("udp:second", "job%d,route:a") // of which the first keep their names
+	told(Folded{Metric: FoldedValue, Kind: Counter, Examples: []string{"job0", "job1", "job2"}, Sender: "udp:second"})
+}
+
 // Once the flood has gone its metric is a metric like any other.
 func TestGuardRelaxes(t *testing.T) {
 	a, in := limited(1000, 50)

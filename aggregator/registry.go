@@ -69,6 +69,7 @@ type registry struct {
 	extra            int                // series beside the limits
 	bytes            int                // of all keys
 	guarded          []*metric          // that are told of
+	names            [Kinds]*Folded     // the same of metrics that are too many
 	buf              []byte             // key being looked up
 }
 
@@ -207,6 +208,9 @@ func (r *registry) sweep(window uint64) {
 		r.mu.Unlock()
 		r.mu.Lock()
 	}
+	if r.series.len-r.extra <= r.limit/2 && r.bytes <= r.limit*bytesPerSeries/2 {
+		r.names = [Kinds]*Folded{}
+	}
 	if r.peak > 4*len(r.metrics)+1024 { // a large map stays large for ever
 		kept := make(map[string]*metric, len(r.metrics))
 		maps.Copy(kept, r.metrics)
@@ -247,10 +251,17 @@ func (r *registry) leave(e *entry) {
 func (r *registry) stats() (open int, folded []Folded) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, m := range r.guarded {
-		f := m.guard.folded
+	add := func(f Folded) {
 		f.Examples = slices.Clone(f.Examples)
 		folded = append(folded, f)
+	}
+	for _, f := range r.names {
+		if f != nil {
+			add(*f)
+		}
+	}
+	for _, m := range r.guarded[:min(len(r.guarded), maxFolded-len(folded))] {
+		add(m.guard.folded)
 	}
 	return r.series.len, folded
 }
