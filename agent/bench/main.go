@@ -7,6 +7,8 @@
 //	go run ./agent/bench                      all workloads, as a table for docs/benchmarks.md
 //	go run ./agent/bench -only W2 -rounds 20  some of them
 //	go run ./agent/bench -only W9             what a day costs: ten minutes of it
+//	go run ./agent/bench -only W1 -peer 'gostatsd=exec gostatsd --metrics-addr $ADDR'
+//	                                          beside another daemon; -peer may be repeated
 //
 // # Words
 //
@@ -34,6 +36,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -54,7 +57,19 @@ var (
 	readers = flag.Int("readers", 0, "measure in turn also with so many readers to a socket")
 	serve   = flag.String("serve", "", "be the floor or the reference, for a run of this program")
 	at      = flag.String("at", "", "with -serve: the network and address, such as udp:127.0.0.1:8125")
+
+	peers []string
 )
+
+func init() {
+	flag.Func("peer", "another daemon, as NAME=COMMAND for sh; it listens on $ADDR, for UDP of port $PORT, and ends in exec", func(s string) error {
+		if name, command, ok := strings.Cut(s, "="); !ok || name == "" || command == "" {
+			return errors.New("want NAME=COMMAND")
+		}
+		peers = append(peers, s)
+		return nil
+	})
+}
 
 func main() {
 	flag.Parse()

@@ -48,6 +48,11 @@ func compare(w *workload, dir string) (err error) {
 			return err
 		}
 	}
+	for _, peer := range peers {
+		if err := begin(startPeer(peer, w.network, dir)); err != nil {
+			return err
+		}
+	}
 	for _, what := range []string{"floor", "reference"} {
 		if err := begin(startReceiver(what, w.network, dir)); err != nil {
 			return err
@@ -63,7 +68,7 @@ func compare(w *workload, dir string) (err error) {
 		for _, p := range programs {
 			m, err := p.window(w.rate, *width)
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w", p.name, err)
 			}
 			if round > 0 {
 				p.windows = append(p.windows, m)
@@ -132,7 +137,7 @@ func tell(w *workload, programs []*program) {
 			lost += float64(m.lost)
 			packets += float64(m.packets)
 		}
-		fmt.Printf("  %-10s %6.3f us/sample, %5.2f x floor, %5.2f x reference, %9.0f samples/s, lost %.3f %%, peak %.1f MiB\n", p.name,
+		fmt.Printf("  %-15s %6.3f us/sample, %5.2f x floor, %5.2f x reference, %9.0f samples/s, lost %.3f %%, peak %.1f MiB\n", p.name,
 			p.median((*measured).cost), p.against(floor), p.against(reference),
 			p.median(func(m *measured) float64 { return float64(m.samples) / m.wall.Seconds() }), 100*lost/packets, float64(peak)/(1<<20))
 	}

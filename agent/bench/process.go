@@ -65,19 +65,40 @@ func startReceiver(what, network, dir string) (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	if dir, err = os.MkdirTemp(dir, what+"-"); err != nil {
+	p, err := other(what, network, dir)
+	if err != nil {
 		return nil, err
-	}
-	p := &program{name: what, network: network, addr: filepath.Join(dir, "statsd.sock")}
-	if network == "udp" {
-		if p.addr, err = freePort(); err != nil {
-			return nil, err
-		}
 	}
 	if err := p.start(self, "-serve", what, "-at", network+":"+p.addr); err != nil {
 		return nil, err
 	}
 	return p, p.ready()
+}
+
+// startPeer starts what -peer names.
+func startPeer(peer, network, dir string) (*program, error) {
+	name, command, _ := strings.Cut(peer, "=")
+	p, err := other(name, network, dir)
+	if err != nil {
+		return nil, err
+	}
+	_, port, _ := net.SplitHostPort(p.addr)
+	if err := p.start("/bin/sh", "-c", "ADDR='"+p.addr+"' PORT='"+port+"'\n"+command); err != nil {
+		return nil, err
+	}
+	return p, p.ready()
+}
+
+// other gives a program that is not sluice its address.
+func other(name, network, dir string) (p *program, err error) {
+	if dir, err = os.MkdirTemp(dir, name+"-"); err != nil {
+		return nil, err
+	}
+	p = &program{name: name, network: network, addr: filepath.Join(dir, "statsd.sock")}
+	if network == "udp" {
+		p.addr, err = freePort()
+	}
+	return p, err
 }
 
 // startDaemon starts sluice with a spool of its own. Of the configuration all is
