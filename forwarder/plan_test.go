@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -487,6 +489,90 @@ func BenchmarkPlan(b *testing.B) {
 			b.Fatalf("nothing to do with %d windows", len(n.Owed))
 		}
 	}
+}
+
+// Whatever is owed, and whatever of it is gone, round after round leaves nothing, and
+// never more ranges than there may be: a stretch without records closes by itself.
+func TestPlanEnds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n, now := drawNeed(t)
+		n.Slots = 1
+		keep := rapid.SampledFrom([]int{1, 2, 3, 10}).Draw(t, "gone") // all but one in so many; 1: none is gone
+		rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed of gone"), 0))
+		n.Owed = slices.DeleteFunc(n.Owed, func(spool.Entry) bool { return rnd.IntN(keep) > 0 })
+		for i := 0; len(n.Pending) < spool.RangesMax && i < 200; i++ { // up to the bound, most of it about nothing
+			from := 1 + rnd.Uint64N(2000)
+			if slices.ContainsFunc(n.Owed, func(e spool.Entry) bool { return e.Seqs.From == from }) {
+				continue
+			}
+			n.Pending, _ = n.Pending.Without(spool.Range{From: from, To: from + 1})
+		}
+		next := uint64(3000)
+		n.Pending = n.Pending.Existing(n.Owed, next) // as a round does
+		for rounds := 0; len(n.Owed) > 0; rounds++ {
+			p := plan(n, now)
+			if !p.OK {
+				if now = now.Add(p.Wait); rounds > 10_000 {
+					t.Fatalf("%d windows are never due: %v", len(n.Owed), n.Owed)
+				}
+				continue
+			}
+			before := n.Owed
+			var ok bool
+			n.Pending, n.Owed, ok = without(n.Pending, slices.Clone(n.Owed), p.Group.Seqs, next)
+			if !ok || n.Pending.Valid() != nil {
+				t.Fatalf("group %v leaves %v: %v", p.Group.Seqs, n.Pending, n.Pending.Valid())
+			}
+			for _, e := range before {
+				if inside := p.Group.Seqs.Contains(e.Seqs.From); inside == n.Pending.Contains(e.Seqs.From) {
+					t.Fatalf("window %d is in group %v: %v, and is still owed: %v", e.Seqs.From, p.Group.Seqs, inside, !inside)
+				}
+			}
+		}
+		if len(n.Pending) != 1 || n.Pending[0].From > next {
+			t.Fatalf("nothing is owed any more, and ranges are %v, want one, from %d at most", n.Pending, next)
+		}
+	})
+}
+
+// Half of the windows of a backlog are gone with their segments, one here, one there, and
+// what is left takes a request each: all of it is delivered. (Each left a range behind.)
+func TestRecordsMissing(t *testing.T) {
+	o := testOptions()
+	o.Dialect, o.ItemsPerRequest, o.CatchUp = Hosted, 11, 24*time.Hour
+	simulate(t, o, fluxtest.Options{}, func(t *testing.T, r *rig) {
+		r.storage.SegmentAge = time.Second // a segment for each
+		r.restart()
+		r.flux.Pause()
+		const windows = 160
+		for i := range windows {
+			for id := range 100 {
+				r.count(time.Now(), "c", fmt.Sprint("w:", i, ",id:", id), 1)
+			}
+			time.Sleep(time.Until(r.agg.Ends()))
+			r.close()
+		}
+		if err := r.spool.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for n := 1; n < windows; n += 2 {
+			if err := os.Remove(filepath.Join(r.storage.Dir, fmt.Sprintf("%06d.seg", n))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.open(r.storage.Dir)
+		if err := r.flux.Resume(); err != nil {
+			t.Fatal(err)
+		}
+		r.run(4 * time.Hour)
+		r.settled()
+		if got, want := r.flux.CounterTotal("c").Float, 100.0*windows/2; got != want {
+			t.Errorf("total = %v, want %v", got, want)
+		}
+		if got := r.f.outbox.Pending(); len(got) != 1 {
+			t.Errorf("pending is %v, want one range", got)
+		}
+	})
 }
 
 // With as many holes as there may be, the oldest stretch goes before live

@@ -50,6 +50,7 @@ type round struct {
 	sheet     *Sheet
 	slots     int
 	start     spool.Pending // what was owed when the round began
+	next      uint64        // sequence of the next record then
 	pending   spool.Pending
 	owed      []spool.Entry // the records of pending
 	group     spool.Group   // the one that is partly sealed; zero if none is
@@ -72,10 +73,13 @@ func (f *Forwarder) newRound(slots int) *round {
 	if len(f.convicts) > 0 {
 		r.sheet.suspect = func(item []byte) bool { return f.convicts[seriesOf(item)] }
 	}
-	r.pending = r.start
+	r.pending, r.next = r.start, f.spool.Next()
 	r.group, _ = f.outbox.Group()
 	for _, have := range r.pending {
 		r.owed = append(r.owed, f.spool.Entries(have)...)
+	}
+	if r.group.Seqs.Empty() {
+		r.pending = r.pending.Existing(r.owed, r.next)
 	}
 	return r
 }
@@ -101,15 +105,21 @@ func (r *round) render(now time.Time) error {
 		if done, err := r.renderGroup(); err != nil || !done {
 			return err
 		}
-		rest, ok := r.pending.Without(r.group.Seqs)
+		rest, owed, ok := without(r.pending, r.owed, r.group.Seqs, r.next)
 		if !ok {
 			return fmt.Errorf("windows %v: pending has more than %d ranges", r.group.Seqs, spool.RangesMax)
 		}
-		seqs := r.group.Seqs
-		r.pending, r.group, r.changed = rest, spool.Group{}, true
-		r.owed = slices.DeleteFunc(r.owed, func(e spool.Entry) bool { return seqs.Contains(e.Seqs.From) })
+		r.pending, r.owed, r.group, r.changed = rest, owed, spool.Group{}, true
 	}
 	return nil
+}
+
+// without gives what is owed less a group that is done. Records that are gone, for their
+// segment was damaged, leave no range behind: in time there would be as many as there may be.
+func without(p spool.Pending, owed []spool.Entry, group spool.Range, next uint64) (spool.Pending, []spool.Entry, bool) {
+	p, ok := p.Existing(owed, next).Without(group)
+	owed = slices.DeleteFunc(owed, func(e spool.Entry) bool { return group.Contains(e.Seqs.From) })
+	return p.Existing(owed, next), owed, ok
 }
 
 // renderGroup renders the series of a group that have not been sealed yet. done

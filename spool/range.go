@@ -98,6 +98,32 @@ func (p Pending) Without(r Range) (Pending, bool) {
 	return out, true
 }
 
+// Existing gives p less what there is no record of: of each range what lies between the
+// first and the last of its records, which are all entries that p owes, ascending. Of the
+// last, which stays open, nothing from next on is taken: those are still to come.
+func (p Pending) Existing(entries []Entry, next uint64) Pending {
+	out := make(Pending, 0, len(p))
+	for _, r := range p {
+		var has Range
+		for ; len(entries) > 0 && entries[0].Seqs.From < r.To; entries = entries[1:] {
+			if has.Empty() {
+				has.From = max(entries[0].Seqs.From, r.From)
+			}
+			has.To = min(entries[0].Seqs.To, r.To)
+		}
+		if r.To == Open {
+			if has.Empty() {
+				has.From = max(r.From, next)
+			}
+			has.To = Open
+		}
+		if !has.Empty() {
+			out = append(out, has)
+		}
+	}
+	return out
+}
+
 // Samples adds up, per kind, the samples of the entries that are still owed.
 // An entry that stands for several sequences counts when its first is owed:
 // such entries are only made where the whole range is.

@@ -752,6 +752,34 @@ func TestPending(t *testing.T) {
 	}
 }
 
+func TestPendingExisting(t *testing.T) {
+	at := func(ranges ...Range) (list []Entry) {
+		for _, r := range ranges {
+			list = append(list, Entry{Seqs: r})
+		}
+		return list
+	}
+	p := Pending{{1, 4}, {6, 12}, {20, Open}}
+	for _, c := range []struct {
+		name    string
+		entries []Entry
+		next    uint64
+		want    Pending
+	}{
+		{"all are there", at(Range{1, 2}, Range{2, 3}, Range{3, 4}, Range{6, 12}, Range{20, 21}), 21, p},
+		{"none is", nil, 30, Pending{{30, Open}}},
+		{"none is, nor was beyond", nil, 15, Pending{{20, Open}}},
+		{"the ends are gone", at(Range{2, 3}, Range{8, 9}, Range{10, 11}, Range{22, 23}), 24, Pending{{2, 3}, {8, 11}, {22, Open}}},
+		{"a whole range is gone", at(Range{1, 4}, Range{20, 25}), 25, Pending{{1, 4}, {20, Open}}},
+		{"of the last those that were", at(Range{6, 7}), 24, Pending{{6, 7}, {24, Open}}},
+	} {
+		got := p.Existing(c.entries, c.next)
+		if !slices.Equal(got, c.want) || got.Valid() != nil {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
 func TestShare(t *testing.T) {
 	a := Amounts{0: {0, 1}, 1: {100, 300}, 3: {1 << 62, 198}}
 	for n := uint64(0); n <= 600; n++ {
