@@ -125,7 +125,20 @@ func (d *delivery) wake() {
 func (d *delivery) stats(now time.Time) forwarder.Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.addBeforeLocked(d.current.Stats(now))
+	s := d.addBeforeLocked(d.current.Stats(now))
+	if text := outboxHangs(d.spool, now); text != "" { // so the forwarder cannot say it
+		s.State, s.LastError = "retrying", text
+	}
+	return s
+}
+
+// outboxHangs says since when outbox.db has not been written; "" while it is.
+func outboxHangs(s *spool.Spool, now time.Time) string {
+	since := s.Writing()
+	if since.IsZero() || now.Sub(since) < answerWithin {
+		return ""
+	}
+	return "outbox.db has not answered since " + since.UTC().Format(time.TimeOnly+"Z")
 }
 
 func forwarderOptions(u configs.Upstream, cfg configs.Config, log *slog.Logger) forwarder.Options {

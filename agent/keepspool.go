@@ -20,7 +20,7 @@ func (a *agent) keepSpool(ctx context.Context) {
 			checked = time.Now()
 		}
 		wanted := a.now().config.Spool
-		a.spool.SetLimits(int64(wanted.MaxBytes), max(wanted.Retention, 1)) // 0 would be its default; waits for a disk that hangs
+		a.spool.SetLimits(int64(wanted.MaxBytes), max(wanted.Retention, 1)) // 0 would be its default; if the disk is busy, the next time
 		if a.spool.Attached() {
 			waiting := a.spool.Stats().MemoryRecords > 0
 			if err = a.spool.Maintain(time.Now()); waiting {

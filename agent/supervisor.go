@@ -46,7 +46,9 @@ func (a *agent) keepSupervisor(ctx context.Context) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	var last uint64
+	hung := false
 	for {
+		hung = a.tellOutbox(hung)
 		s := a.aggregator.Stats()
 		var accepted uint64
 		for _, n := range s.Accepted {
@@ -64,6 +66,18 @@ func (a *agent) keepSupervisor(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// tellOutbox logs when outbox.db begins to hang, or answers again; it waits for no disk.
+func (a *agent) tellOutbox(hung bool) bool {
+	text := outboxHangs(a.spool, time.Now())
+	switch {
+	case text != "" && !hung:
+		a.log.Error("nothing is delivered from the disk", "error", text)
+	case text == "" && hung:
+		a.log.Info("outbox.db answers again")
+	}
+	return text != ""
 }
 
 // line is what systemctl status shows.

@@ -302,6 +302,57 @@ func TestDiskHangs(t *testing.T) {
 	}
 }
 
+// TestOutboxHangs has outbox.db alone on a file system that is frozen under the agent:
+// windows go on being stored, and status, readiness and log say why nothing is delivered.
+func TestOutboxHangs(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" || os.Getuid() != 0 {
+		t.Skip("needs root on Linux to freeze a file system")
+	}
+	if _, err := exec.LookPath("fsfreeze"); err != nil {
+		t.Skip("needs fsfreeze (util-linux)")
+	}
+	disk := mountExt4(t)
+	flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499, Allow: []fluxtest.Rule{fluxtest.RuleConcurrent}}))
+	s := setup{Dir: t.TempDir(), Flux: flux.URL, Spool: filepath.Join(t.TempDir(), "spool"), Interval: "100ms", Upstream: "settle: 0s"}
+	d := start(t, s)
+	d.until("the spool is open", func() bool { return d.status().Spool.State == "ok" })
+	d.terminate()
+	box, there := filepath.Join(s.Spool, "outbox.db"), filepath.Join(disk, "outbox.db")
+	command(t, "cp", "-p", box, there)
+	command(t, "mount", "--bind", there, box)
+	t.Cleanup(func() { exec.Command("umount", "-l", box).Run() })
+
+	d = start(t, s)
+	thaw := func() { exec.Command("fsfreeze", "--unfreeze", disk).Run() }
+	t.Cleanup(thaw) // before the agent is asked to end
+	conn, sent := d.dial("udp"), 0
+	send := func() { sent++; d.send(conn, "outbox.count:1|c") }
+	send()
+	d.until("the first sample is delivered", func() bool { return flux.CounterTotal("outbox.count").Float == 1 })
+	command(t, "fsfreeze", "--freeze", disk)
+	d.until("the agent says what is the matter", func() bool {
+		send()
+		s := d.status()
+		const text = "outbox.db has not answered since"
+		return strings.Contains(s.Upstreams[0].LastError, text) && s.Upstreams[0].State == "retrying" && s.Ready.OK && strings.Contains(s.Ready.Detail, text)
+	})
+	d.until("the log does", func() bool { return d.log.count("nothing is delivered from the disk") == 1 })
+	last := d.status().Spool.LastSeq
+	d.untilStuck("windows are stored meanwhile", func() uint64 { return d.status().Spool.LastSeq }, func() bool {
+		send()
+		s := d.status().Spool
+		return s.State == "ok" && s.LastSeq >= last+100 // for longer than between two Maintains
+	})
+	thaw()
+	d.delivered()
+	d.balanced()
+	if got := flux.CounterTotal("outbox.count").Float; got != float64(sent) {
+		t.Errorf("%v samples arrived, %d were sent", got, sent)
+	}
+	d.until("the log says that it is over", func() bool { return d.log.count("outbox.db answers again") == 1 })
+}
+
 // hangsAtStart has the disk hang when the agent comes.
 func hangsAtStart(t *testing.T) {
 	dir := mountExt4(t)

@@ -19,8 +19,8 @@
 // lost. Files are never overwritten by a release that cannot read them: every
 // version ever written is read for ever.
 //
-// The package starts no goroutine and reads no clock but in Close; time comes
-// from outside. It imports nothing of sluice. Memory that crosses its border is
+// The package starts no goroutine and reads no clock but in Close and for Writing; time
+// comes from outside. It imports nothing of sluice. Memory that crosses its border is
 // copied, where a comment does not say otherwise.
 //
 // # Limits

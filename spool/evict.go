@@ -16,7 +16,8 @@ const (
 
 // Maintain is to be called every few seconds: it writes the memory log, opens
 // an outbox again that failed, and removes what is older than Retention or
-// over MaxBytes. It does nothing while detached. Its error has been dealt
+// over MaxBytes. It does nothing while detached, and leaves outbox.db alone while
+// somebody else is changing that. Its error has been dealt
 // with: the spool goes on, and tries again next time.
 func (s *Spool) Maintain(now time.Time) error {
 	s.io.Lock()
@@ -24,15 +25,18 @@ func (s *Spool) Maintain(now time.Time) error {
 	if s.dir == nil {
 		return nil
 	}
-	s.out.Lock()
-	err := s.reopenBoxLocked()
-	s.out.Unlock()
-	if err == nil {
+	var err error
+	free := s.tryOut() // else a transaction is under way, which may hang: records are written all the same
+	if free {
+		err = s.reopenBoxLocked()
+		s.unlockOut()
+	}
+	if free && err == nil {
 		err = s.expireLocked(now)
 	}
 	s.trimQuarantine()
 	err = errors.Join(err, s.makeRoomLocked(now, 0), s.flushLocked(now))
-	if err == nil {
+	if free && err == nil {
 		err = s.adoptLocked()
 	}
 	s.countQuarantine()

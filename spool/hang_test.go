@@ -67,3 +67,59 @@ func TestHang(t *testing.T) {
 		t.Errorf("Stats() = %+v, want ok, and nothing in memory", st)
 	}
 }
+
+// outbox.db alone hangs, in a transaction that does not come back: records are stored,
+// and nobody but its own users waits. Writing says since when.
+func TestOutboxHangs(t *testing.T) {
+	s := attach(t, small(t), "flux")
+	defer s.Close()
+	o := s.Outbox("flux")
+	mustAppend(t, s, 1, t0, content(1, 1, 300))
+	if since := s.Writing(); !since.IsZero() {
+		t.Errorf("Writing() = %v while nobody does, want the zero time", since)
+	}
+	began, hung, answer, over := time.Now(), make(chan bool), make(chan bool), make(chan error)
+	go func() {
+		over <- o.Update(func(tx *Tx) error {
+			hung <- true
+			<-answer
+			tx.Put("table", "key", []byte("value"))
+			return nil
+		})
+	}()
+	<-hung
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		if err := s.Maintain(t0); err != nil {
+			t.Error(err)
+		}
+		mustAppend(t, s, 2, t0, content(2, 1, 300))
+		if s.SetLimits(1<<20, time.Hour) {
+			t.Error("limits are set while somebody may be reading them")
+		}
+		s.Outbox("another")
+		if err := s.Maintain(t0); err != nil {
+			t.Error(err)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Error("something waits for outbox.db")
+	}
+	if since := s.Writing(); since.Before(began) || since.After(time.Now()) {
+		t.Errorf("Writing() = %v, want when the transaction began", since)
+	}
+	if got, want := ids(s), []uint64{1, 2}; !slices.Equal(got, want) {
+		t.Errorf("on disk are %v, want %v", got, want)
+	}
+	answer <- true
+	if err := <-over; err != nil {
+		t.Error(err)
+	}
+	<-done
+	if since := s.Writing(); !since.IsZero() || string(o.Get("table", "key")) != "value" {
+		t.Errorf("after it Writing() = %v and the value is %q, want neither to be as before", since, o.Get("table", "key"))
+	}
+}

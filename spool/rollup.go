@@ -452,8 +452,8 @@ func (s *Spool) replace(r *rollUp) (bool, error) {
 	defer s.plan.Unlock()
 	s.io.Lock()
 	defer s.io.Unlock()
-	s.out.Lock()
-	defer s.out.Unlock()
+	s.lockOut()
+	defer s.unlockOut()
 	if s.dir != r.dir || !s.stillFits(r) {
 		return false, nil
 	}

@@ -98,7 +98,8 @@ type Spool struct {
 	highest uint64     // number of the last segment made
 	filling uint64     // number of the segment in which a record begins that is being written; 0: none
 
-	out sync.Mutex // serialises changes of outbox.db
+	out     sync.Mutex                // serialises changes of outbox.db
+	writing atomic.Pointer[time.Time] // since when it is held for that; nil while it is not
 
 	mu         sync.RWMutex // guards the fields below
 	attached   bool
@@ -262,13 +263,45 @@ func (s *Spool) Outbox(name string) *Outbox {
 		o.st = s.newStateLocked()
 	}
 	s.mu.Unlock()
-	if fresh && !waits {
+	if fresh && !waits && s.tryOut() { // nor for another transaction, which may hang
+		defer s.unlockOut()
 		// A failure is not lost: every later Update writes the whole state.
-		if err := o.Update(func(*Tx) error { return nil }); err != nil {
+		if err := o.updateLocked(func(*Tx) error { return nil }); err != nil {
 			s.log.Error("new outbox is not on disk yet", "upstream", name, "error", err)
 		}
 	}
 	return o
+}
+
+// lockOut is for whoever changes outbox.db.
+func (s *Spool) lockOut() {
+	s.out.Lock()
+	now := time.Now()
+	s.writing.Store(&now)
+}
+
+// tryOut is lockOut if nobody else has it.
+func (s *Spool) tryOut() bool {
+	ok := s.out.TryLock()
+	if ok {
+		now := time.Now()
+		s.writing.Store(&now)
+	}
+	return ok
+}
+
+func (s *Spool) unlockOut() {
+	s.writing.Store(nil)
+	s.out.Unlock()
+}
+
+// Writing tells since when outbox.db is being changed: for more than a few seconds if
+// its disk hangs. The zero time while it is not.
+func (s *Spool) Writing() (since time.Time) {
+	if at := s.writing.Load(); at != nil {
+		since = *at
+	}
+	return since
 }
 
 // Release says that an upstream is no longer configured, until Outbox is called
@@ -287,14 +320,19 @@ func (s *Spool) Release(name string) {
 
 // SetLimits changes MaxBytes and Retention of the options, with the same
 // meaning of 0, and with MaxBytes the size of new segments, if that was 0. The
-// next append or Maintain acts on them.
-func (s *Spool) SetLimits(maxBytes int64, retention time.Duration) {
+// next append or Maintain acts on them. It waits for no disk: while one is being
+// used it changes nothing and answers false.
+func (s *Spool) SetLimits(maxBytes int64, retention time.Duration) bool {
 	var o Options
 	o.MaxBytes, o.Retention = maxBytes, retention
 	o = New(o).opt
-	s.io.Lock() // all, for one of them is held where they are read
+	if !s.io.TryLock() { // all, for one of them is held where they are read
+		return false
+	}
 	defer s.io.Unlock()
-	s.out.Lock()
+	if !s.out.TryLock() {
+		return false
+	}
 	defer s.out.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -302,6 +340,7 @@ func (s *Spool) SetLimits(maxBytes int64, retention time.Duration) {
 	if s.derived { // a segment of the old size may be all that the new bound has room for
 		s.opt.SegmentBytes = o.SegmentBytes
 	}
+	return true
 }
 
 // Find gives the handle of an upstream that has state on disk, configured or

@@ -355,8 +355,8 @@ func (st *state) put(table, key string, value []byte) {
 // spool's Entries, Next and Stats; everything else of the spool may wait for
 // this very Update to end.
 func (o *Outbox) Update(fn func(*Tx) error) error {
-	o.s.out.Lock()
-	defer o.s.out.Unlock()
+	o.s.lockOut()
+	defer o.s.unlockOut()
 	return o.updateLocked(fn)
 }
 
