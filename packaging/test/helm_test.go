@@ -17,6 +17,7 @@ import (
 	"helm.sh/helm/v3/pkg/engine"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/pod-security-admission/api"
 	"sigs.k8s.io/yaml"
 )
@@ -218,6 +219,33 @@ func TestChartValues(t *testing.T) {
 	for _, want := range []string{"kind: PodMonitor", "image: sluice@" + digest, "imagePullPolicy: Always", "name: pull", "a: b", "c: d"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %q in what is made", want)
+		}
+	}
+}
+
+// TestChartPort: the network policy lets out to where Flux is.
+func TestChartPort(t *testing.T) {
+	for url, want := range map[string]int{
+		"https://flux.example.com":           443,
+		"https://flux.example.com:8443":      8443,
+		"https://flux.example.com:8443/flux": 8443,
+		"https://[2001:db8::1]":              443,
+		"https://[2001:db8::1]:444":          444,
+	} {
+		rendered, err := helm(t, map[string]any{"networkPolicy": true, "fluxURL": url})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := 0
+		for _, m := range rendered {
+			if m.kind == "NetworkPolicy" {
+				var p networkingv1.NetworkPolicy
+				m.into(t, &p)
+				got = p.Spec.Egress[1].Ports[0].Port.IntValue()
+			}
+		}
+		if got != want {
+			t.Errorf("%s: the policy lets out to port %d, want %d", url, got, want)
 		}
 	}
 }
