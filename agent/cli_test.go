@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"sluice/aggregator"
 )
 
 var update = flag.Bool("update", false, "rewrite what the scripts in testdata/cli expect by what the binary does")
@@ -330,6 +332,7 @@ func TestSend(t *testing.T) {
 		{"send", "gauge", "cli.queue", "--addr", d.unix, "--", "-5"},
 		{"send", "distribution", "cli.time", "145.2", "--addr", "unixgram:" + d.unix},
 		{"send", "set", "cli.users", "user:42", "--addr", "udp:" + d.udp},
+		{"send", "counter", "cli.requests", "1", "--addr", "unix:" + d.unix},
 	} {
 		stdout, stderr, exit := runCommand(t, dir, env, "", args...)
 		if exit != exitDone || stderr != "" || !strings.HasPrefix(stdout, "sent to ") {
@@ -338,8 +341,23 @@ func TestSend(t *testing.T) {
 		d.taken(uint64(i + 1))
 	}
 	s := d.status()
-	if l := s.Ledger; l.Counter.Accepted != 1 || l.Gauge.Accepted != 1 || l.Distribution.Accepted != 1 || l.Set.Accepted != 1 {
-		t.Errorf("accepted %+v, want one of each kind", l)
+	if l := s.Ledger; l.Counter.Accepted != 2 || l.Gauge.Accepted != 1 || l.Distribution.Accepted != 1 || l.Set.Accepted != 1 {
+		t.Errorf("accepted %+v, want two counters and one of each other kind", l)
+	}
+	// What the agent would not take is not sent.
+	tags := []string{"send", "counter", "cli.requests", "1", "--addr", d.udp}
+	for i := range aggregator.MaxTags + 1 {
+		tags = append(tags, "-t", fmt.Sprint("k", i))
+	}
+	for why, args := range map[string][]string{
+		"bad_name":      {"send", "counter", " ", "1", "--addr", d.udp},
+		"name_too_long": {"send", "counter", strings.Repeat("\xff", 100), "1", "--addr", d.udp},
+		"too_many_tags": tags,
+	} {
+		stdout, stderr, exit := runCommand(t, dir, env, "", args...)
+		if exit != exitUsage || stdout != "" || !strings.Contains(stderr, "not taken: "+why) {
+			t.Errorf("%s: exit %d, stdout %q, stderr %q", why, exit, stdout, stderr)
+		}
 	}
 }
 

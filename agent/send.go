@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sluice/aggregator"
+	"sluice/listeners"
 )
 
 func newSend() *cobra.Command {
@@ -95,6 +96,18 @@ func metricLine(kind, name, value string, tags []string) (string, error) {
 	if len(tags) > 0 {
 		line += "|#" + strings.Join(tags, ",")
 	}
+	naming := listeners.Naming{TagsInNames: true, ClientTelemetry: true}
+	parser := listeners.NewParser(&naming)
+	parser.Start([]byte(line), false)
+	batch, _ := parser.Next()
+	if len(batch) != 1 { // such as a name of spaces alone
+		return "", usagef("the line %q is %s (docs/protocols.md)", line, whyNot(parser))
+	}
+	var key aggregator.Key
+	key.Reset(batch[0].Kind)
+	if reason := naming.Name(&key, &batch[0]); reason != aggregator.Taken {
+		return "", usagef("the line %q is not taken: %s (docs/protocols.md)", line, reason)
+	}
 	return line, nil
 }
 
@@ -123,7 +136,8 @@ func firstSocket(file string) (string, error) {
 // dialDatagram opens a socket to send to: host:port, or the path of a Unix one.
 func dialDatagram(addr string) (net.Conn, error) {
 	network, addr := "udp", strings.TrimPrefix(strings.TrimPrefix(addr, "udp:"), "//")
-	if path := strings.TrimPrefix(strings.TrimPrefix(addr, "unixgram:"), "//"); strings.HasPrefix(path, "/") {
+	path := strings.TrimPrefix(strings.TrimPrefix(addr, "unixgram:"), "unix:") // the latter as other commands have it
+	if path = strings.TrimPrefix(path, "//"); strings.HasPrefix(path, "/") {
 		network, addr = "unixgram", path
 	}
 	conn, err := net.Dial(network, addr)
@@ -156,8 +170,11 @@ func sendDatagram(addr, line string) error {
 
 func sendError(addr string, err error) error {
 	hint := ""
-	if err = cause(err); errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT) {
+	switch err = cause(err); {
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOENT):
 		hint = " (is sluice running? start it with: sluice run)"
+	case errors.Is(err, syscall.EPROTOTYPE):
+		hint = " (it takes streams: name a socket of listen.unixgram)"
 	}
 	return fmt.Errorf("send to %s: %w%s", addr, err, hint)
 }
