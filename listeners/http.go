@@ -263,8 +263,8 @@ func (x *exchange) add(now int64, codes []Code) {
 	}
 	marked := sink.Add(now, x.batch)
 	x.api.sinks <- sink
-	x.api.samples.Add(uint64(len(x.batch)))
 	if marked == 0 {
+		x.api.samples.Add(uint64(len(x.batch)))
 		return
 	}
 	next, refused, cut := 0, 0, 0
@@ -283,7 +283,7 @@ func (x *exchange) add(now int64, codes []Code) {
 			cut++
 		}
 	}
-	x.api.samples.Add(-uint64(refused))
+	x.api.samples.Add(uint64(len(x.batch) - refused)) // in one step: a counter never goes down
 	x.api.cut.Add(uint64(cut))
 }
 
