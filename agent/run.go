@@ -78,7 +78,8 @@ type agent struct {
 	windows  atomic.Uint64               // closed since the start
 	sizes    atomic.Pointer[[]metricDoc] // of the metrics in the last live window
 	exposed  exposed                     // what Prometheus is shown of what programs sent
-	asking   sync.Mutex                  // held while the tags of a metric are counted
+	asking   chan struct{}               // holds one while the tags of a metric are counted
+	reads    diskReads                   // by whoever asks over HTTP
 
 	garbage int        // what the collector was told last; owned by closeWindows
 	own     ownMetrics // owned by keepOwn, but for its counts
@@ -120,7 +121,8 @@ func (a *agent) now() view {
 // newAgent opens the sockets. It starts nothing. The error is one line for
 // whoever started the daemon.
 func newAgent(file string, cfg configs.Config, logTo io.Writer) (*agent, error) {
-	a := &agent{file: file, level: new(slog.LevelVar), started: time.Now(), fatal: make(chan error, 1), own: ownMetrics{wake: make(chan struct{}, 1)}}
+	a := &agent{file: file, level: new(slog.LevelVar), started: time.Now(), fatal: make(chan error, 1),
+		asking: make(chan struct{}, 1), reads: make(diskReads, maxReads), own: ownMetrics{wake: make(chan struct{}, 1)}}
 	a.level.UnmarshalText([]byte(cfg.Log.Level))
 	a.log = newLogger(logTo, cfg.Log.Format, a.level)
 	for _, w := range cfg.Warnings {
@@ -160,7 +162,7 @@ func newAgent(file string, cfg configs.Config, logTo io.Writer) (*agent, error) 
 // on disk by then. Sockets that systemd keeps open go on filling up, and the next
 // agent reads what is in them: so they are read while deliveries end, and between
 // the last read and the end of the process there is no more than one window to
-// store. Starting is putting a first configuration into effect;
+// store. A disk that does not answer holds all this up for diskGrace only. Starting is putting a first configuration into effect;
 // keepConfig does the same again with each that follows.
 func (a *agent) run(ctx context.Context) error {
 	hangup, ignore := catchHangup()
@@ -191,31 +193,36 @@ func (a *agent) run(ctx context.Context) error {
 	a.stopping.Store(true)
 	a.tails.stop()
 	a.supervisor.stopping()
-	watching.Wait()
-	last := a.now()
-	deadline := time.AfterFunc(last.config.ShutdownTimeout, a.giveUp)
+	timeout := a.now().config.ShutdownTimeout
+	deadline := time.AfterFunc(timeout, a.giveUp)
 	defer deadline.Stop()
 
-	packets := ofKind(last.sockets, true)
-	end(thoseInherited(packets, false))
-	if inherited := thoseInherited(packets, true); len(inherited) > 0 {
+	ended := make(chan error, 1)
+	go func() {
+		watching.Wait()
+		last := a.now()
+		packets := ofKind(last.sockets, true)
+		end(thoseInherited(packets, false))
+		if inherited := thoseInherited(packets, true); len(inherited) > 0 {
+			a.finish(last.deliveries)
+			end(inherited)
+		}
+		a.api.Stop()
+		stopRotator()
+		rotating.Wait()
+		a.closeWindows(time.Now())
+		stopKeepers()
+		keeping.Wait()
+		a.storeLast()
 		a.finish(last.deliveries)
-		end(inherited)
-	}
-	a.api.Stop()
-	stopRotator()
-	rotating.Wait()
-	a.closeWindows(time.Now())
-	stopKeepers()
-	keeping.Wait()
-	a.storeLast()
-	a.finish(last.deliveries)
-	end(ofKind(last.sockets, false))
-	a.passing.CloseIdleConnections()
-	waiting := a.waiting()
-	err := a.spool.Close()
-	a.sayGoodbye(waiting)
-	return errors.Join(failed, err)
+		end(ofKind(last.sockets, false))
+		a.passing.CloseIdleConnections()
+		waiting := a.waiting()
+		err := a.spool.Close()
+		a.sayGoodbye(waiting)
+		ended <- err
+	}()
+	return errors.Join(failed, a.await(ended, timeout))
 }
 
 // finish lets deliveries send what they have in hand, and waits for that.

@@ -95,9 +95,14 @@ type localDesk struct {
 	spool    *spool.Spool
 	dir      string
 	maxBytes int64
+	reads    diskReads // nil of a stopped agent
 }
 
-func (d localDesk) list(context.Context) (spoolListDoc, error) {
+func (d localDesk) list(ctx context.Context) (spoolListDoc, error) {
+	return ask(ctx, d.reads, func(context.Context, func()) (spoolListDoc, error) { return d.listNow() })
+}
+
+func (d localDesk) listNow() (spoolListDoc, error) {
 	if !d.spool.Attached() {
 		return spoolListDoc{}, fmt.Errorf("spool %s: %s", d.dir, d.spool.Stats().Detail)
 	}
@@ -146,7 +151,9 @@ func count(parts [][]byte) (samples [spool.Kinds]uint64, err error) {
 }
 
 func (d localDesk) verify(ctx context.Context) (verifyDoc, error) {
-	v, err := d.spool.Verify(ctx, count)
+	v, err := ask(ctx, d.reads, func(ctx context.Context, step func()) (spool.Verified, error) {
+		return d.spool.Verify(ctx, count, step)
+	})
 	doc := verifyDoc{Files: v.Files, Windows: v.Records, Batches: v.Batches, DeadLetters: v.DeadLetters, Upstreams: d.spool.Outboxes(), Faults: v.Faults}
 	return doc, err
 }
@@ -159,9 +166,9 @@ func (d localDesk) export(ctx context.Context, w io.Writer) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		is, parts, err := d.read(e.Seqs)
+		is, err := ask(ctx, d.reads, func(context.Context, func()) (window, error) { return d.read(e.Seqs) })
 		if err == nil {
-			err = exportWindow(&is, parts, w)
+			err = exportWindow(&is.Entry, is.parts, w)
 		}
 		if err != nil && !errors.Is(err, spool.ErrGone) { // it was evicted meanwhile
 			return fmt.Errorf("window %d: %w", e.Seqs.From, err)
@@ -170,30 +177,42 @@ func (d localDesk) export(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
+// A window is a record that was read.
+type window struct {
+	spool.Entry
+	parts [][]byte
+}
+
 // read reads the window that begins with the first of some sequences, as it is now. It
 // holds it no longer than that: whoever it is for may be slow.
-func (d localDesk) read(seqs spool.Range) (e spool.Entry, parts [][]byte, err error) {
+func (d localDesk) read(seqs spool.Range) (window, error) {
 	defer d.spool.Hold()()
 	now := d.spool.Entries(seqs)
 	if len(now) == 0 {
-		return e, nil, spool.ErrGone
+		return window{}, spool.ErrGone
 	}
-	parts, err = d.spool.Read(now[0].Seqs.From)
-	return now[0], parts, err
+	parts, err := d.spool.Read(now[0].Seqs.From)
+	return window{now[0], parts}, err
 }
 
 // A lasting answer may take as long as it is being read.
 type lasting struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	begun   bool
 }
 
-func (w lasting) Write(b []byte) (int, error) {
+func (w *lasting) Write(b []byte) (int, error) {
+	w.begun = true
 	_ = w.control.SetWriteDeadline(time.Now().Add(answerTimeout)) // where there is none, none ends it
 	return w.ResponseWriter.Write(b)
 }
 
-func (d localDesk) dead(context.Context) ([]letterDoc, error) {
+func (d localDesk) dead(ctx context.Context) ([]letterDoc, error) {
+	return ask(ctx, d.reads, func(context.Context, func()) ([]letterDoc, error) { return d.deadNow() })
+}
+
+func (d localDesk) deadNow() ([]letterDoc, error) {
 	if !d.spool.Attached() {
 		return nil, spool.ErrDetached
 	}
@@ -229,7 +248,15 @@ const (
 	verbDrop  = "drop"
 )
 
-func (d localDesk) letters(_ context.Context, verb string, which lettersDoc) (n int, err error) {
+func (d localDesk) letters(ctx context.Context, verb string, which lettersDoc) (int, error) {
+	n, err := ask(ctx, d.reads, func(context.Context, func()) (int, error) { return d.lettersNow(verb, which) })
+	if errors.Is(err, errNoAnswer) {
+		err = fmt.Errorf("%s: %w; it may be done when it does", verb, err)
+	}
+	return n, err
+}
+
+func (d localDesk) lettersNow(verb string, which lettersDoc) (n int, err error) {
 	if !d.spool.Attached() {
 		return 0, spool.ErrDetached
 	}
@@ -299,11 +326,11 @@ const maxLetters = 8 << 20
 func (a *agent) spoolRoutes(mux *http.ServeMux) {
 	desk := func() localDesk {
 		c := a.now().config.Spool
-		return localDesk{a.spool, c.Dir, int64(c.MaxBytes)}
+		return localDesk{a.spool, c.Dir, int64(c.MaxBytes), a.reads}
 	}
 	answer := func(w http.ResponseWriter, v any, err error) {
 		if err != nil {
-			listeners.HTTPError(w, http.StatusConflict, "spool", err.Error())
+			spoolError(w, err)
 			return
 		}
 		writeJSON(w, http.StatusOK, v)
@@ -318,8 +345,13 @@ func (a *agent) spoolRoutes(mux *http.ServeMux) {
 	})
 	mux.HandleFunc("GET "+spoolPath+"/export", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/x-ndjson")
-		if err := desk().export(r.Context(), lasting{w, http.NewResponseController(w)}); err != nil {
+		to := &lasting{ResponseWriter: w, control: http.NewResponseController(w)}
+		if err := desk().export(r.Context(), to); err != nil {
 			a.log.Warn("export of the spool ended early", "error", err)
+			if !to.begun {
+				spoolError(w, err)
+				return
+			}
 			panic(http.ErrAbortHandler) // so that the client does not take it for all there is
 		}
 	})

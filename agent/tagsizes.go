@@ -2,12 +2,14 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"hash/maphash"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"sluice/aggregator"
 	"sluice/listeners"
@@ -52,11 +54,18 @@ func (a *agent) serveTags(w http.ResponseWriter, r *http.Request) {
 		listeners.HTTPError(w, http.StatusBadRequest, "bad_question", "name and kind say which metric is meant; kind is counter, gauge, distribution or set")
 		return
 	}
-	a.asking.Lock()
-	defer a.asking.Unlock()
-	window, err := a.lastWindow()
+	select { // with the window in hand, of which there may be megabytes
+	case a.asking <- struct{}{}:
+		defer func() { <-a.asking }()
+	case <-r.Context().Done():
+		return
+	case <-time.After(readWithin):
+		listeners.HTTPError(w, http.StatusServiceUnavailable, "busy", "questions asked before are still being answered")
+		return
+	}
+	window, err := ask(r.Context(), a.reads, func(context.Context, func()) (storedWindow, error) { return a.lastWindow() })
 	if err != nil {
-		listeners.HTTPError(w, http.StatusConflict, "spool", err.Error())
+		spoolError(w, err)
 		return
 	}
 	with := slices.Compact(slices.Sorted(slices.Values(q["tag"])))

@@ -3,11 +3,13 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -191,7 +193,8 @@ func TestDiskGone(t *testing.T) {
 
 // TestDiskHangs freezes the file system under the agent: whatever it writes does not
 // come back. It goes on taking samples, closes windows on time, and says what is the
-// matter. When the disk answers again everything is delivered once. An agent that is
+// matter. When the disk answers again everything is delivered once. One that is stopped
+// meanwhile says what that loses. An agent that is
 // killed meanwhile cannot end, and the one that follows goes on beside it; this, and one
 // that is started on a disk that hangs, run when SLUICE_DISK_ERRORS is set.
 func TestDiskHangs(t *testing.T) {
@@ -202,7 +205,7 @@ func TestDiskHangs(t *testing.T) {
 	if _, err := exec.LookPath("fsfreeze"); err != nil {
 		t.Skip("needs fsfreeze (util-linux)")
 	}
-	ways := []string{"thawed"}
+	ways := []string{"thawed", "stopped"}
 	if os.Getenv("SLUICE_DISK_ERRORS") != "" {
 		ways = append(ways, "killed")
 		t.Run("started", func(t *testing.T) {
@@ -215,7 +218,7 @@ func TestDiskHangs(t *testing.T) {
 			t.Parallel()
 			dir := mountExt4(t)
 			flux := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499, Allow: []fluxtest.Rule{fluxtest.RuleConcurrent}}))
-			s := setup{Dir: t.TempDir(), Flux: flux.URL, Spool: filepath.Join(dir, "spool"), Interval: "100ms", Upstream: "settle: 0s",
+			s := setup{Dir: t.TempDir(), Flux: flux.URL, Spool: filepath.Join(dir, "spool"), Interval: "100ms", Upstream: "settle: 0s", Shutdown: "1s",
 				Listen: "  udp: [\"127.0.0.1:0\"]\n  http: \"127.0.0.1:0\"\n"}
 			first := start(t, s)
 			thaw := func() { exec.Command("fsfreeze", "--unfreeze", dir).Run() }
@@ -245,6 +248,10 @@ func TestDiskHangs(t *testing.T) {
 			first.until("windows are closed meanwhile", func() bool { send(first, "hang.first"); return first.status().Spool.InMemory >= waiting+5 })
 			first.taken(uint64(sent["hang.before"] + sent["hang.first"]))
 
+			if how == "stopped" {
+				first.lostWithDisk(s, thaw, flux, sent)
+				return
+			}
 			d := first
 			other := fluxtest.New(t, unlimited(fluxtest.Options{MaxItems: 499}))
 			if how == "thawed" { // a reload does not wait for the disk either, whatever it asks for
@@ -258,6 +265,7 @@ func TestDiskHangs(t *testing.T) {
 				first.until("the reload is over", func() bool { return first.log.count("the configuration has changed and is in effect") == 1 })
 				waiting := first.status().Spool.InMemory
 				first.until("windows are closed after it", func() bool { send(first, "hang.first"); return first.status().Spool.InMemory >= waiting+5 })
+				first.refuses()
 			}
 			if how == "killed" {
 				first.signal(syscall.SIGKILL)
@@ -280,6 +288,11 @@ func TestDiskHangs(t *testing.T) {
 			send(d, "hang.after")
 			d.delivered()
 			d.balanced()
+			if how == "thawed" {
+				for _, path := range readPaths {
+					d.until(path+" is answered again", func() bool { code, _ := d.get(path); return code == http.StatusOK })
+				}
+			}
 			if how == "thawed" && other.CounterTotal("hang.after").Float != 1 {
 				t.Error("what came after the thaw did not arrive at the upstream that was added")
 			}
@@ -300,6 +313,65 @@ func TestDiskHangs(t *testing.T) {
 			t.Logf("%d windows waited for the disk, %d KiB of memory", waiting, d.memory("RssAnon")>>10)
 		})
 	}
+}
+
+// readPaths are questions that need the disk.
+var readPaths = []string{"/api/agent/spool", "/api/agent/spool/export", "/api/agent/metrics/tags?kind=counter&name=hang.first"}
+
+// refuses demands that questions which need the disk are answered with 503 and why, however
+// many are asked at once.
+func (d *daemon) refuses() {
+	d.t.Helper()
+	var asking sync.WaitGroup
+	for range 2 * maxReads {
+		for _, path := range readPaths {
+			asking.Go(func() {
+				code, body := d.get(path)
+				said := strings.Contains(body, "has not answered since") || strings.Contains(body, "are still being answered") // those that wait for their turn
+				if code != http.StatusServiceUnavailable || !said {
+					d.t.Errorf("GET %s: status %d, want 503 and why\n%.300s", path, code, body)
+				}
+			})
+		}
+	}
+	asking.Wait()
+}
+
+// lostWithDisk stops an agent whose disk hangs. It says what it takes with it, and that is
+// what does not arrive.
+func (d *daemon) lostWithDisk(s setup, thaw func(), flux *fluxtest.Server, sent map[string]int) {
+	t := d.t
+	t.Helper()
+	d.signal(syscall.SIGTERM)
+	const text = "the stop does not wait for it"
+	d.until("the stop gives up", func() bool { return d.log.count(text) == 1 && d.log.count("stopped") == 1 })
+	said, _ := d.log.find(text)
+	lost, windows := int(said["samples"].(float64)), said["windows"].(float64)
+	thaw() // a process does not end while the kernel holds one of its threads
+	d.wait()
+	if code := d.cmd.ProcessState.ExitCode(); code != exitFailed {
+		t.Errorf("after SIGTERM: %v, want exit status 1", d.cmd.ProcessState)
+	}
+	if lost == 0 || windows == 0 {
+		t.Errorf("%v windows with %d samples are lost, want some", windows, lost)
+	}
+	next := start(t, s)
+	t.Cleanup(thaw)
+	next.delivered()
+	next.balanced()
+	all, got := 0, 0
+	for name, n := range sent {
+		all += n
+		got += int(flux.CounterTotal(name).Float)
+	}
+	// The window that was being written may have come through, as the log says.
+	if perhaps := said["perhaps_stored"].(bool); got < all-lost || got > all-lost && !perhaps {
+		t.Errorf("%d of %d samples arrived, and %d are said to be lost (one window may be stored: %v)", got, all, lost, perhaps)
+	}
+	if got := flux.Duplicates(); len(got) > 0 {
+		t.Errorf("%d counters were stored twice, the first %+v", len(got), got[0])
+	}
+	t.Logf("%d samples sent, %v windows with %d said to be lost, %d arrived", all, windows, lost, got)
 }
 
 // TestOutboxHangs has outbox.db alone on a file system that is frozen under the agent:

@@ -54,7 +54,7 @@ func (s *Spool) stream(now time.Time, m Meta, all, parts iter.Seq[[]byte]) (seq 
 	tried := false
 	if !s.attaching.Load() { // which may take seconds; the caller need not wait for it
 		s.mu.Lock()
-		s.streaming = true
+		s.streaming = &m
 		s.mu.Unlock()
 		s.io.Lock()
 		if err = s.flushLocked(now); err == nil {
@@ -66,7 +66,7 @@ func (s *Spool) stream(now time.Time, m Meta, all, parts iter.Seq[[]byte]) (seq 
 		}
 		s.io.Unlock()
 		s.mu.Lock()
-		s.streaming = false
+		s.streaming = nil
 		s.mu.Unlock()
 		if err == nil || errors.Is(err, errRecord) {
 			return seq, err
@@ -140,7 +140,7 @@ func (s *Spool) Flush(now time.Time) (seq uint64) {
 func (s *Spool) Unanswered(since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	waits := len(s.memory.records) > 0 || s.streaming || s.attaching.Load() // else it came back just now
+	waits := len(s.memory.records) > 0 || s.streaming != nil || s.attaching.Load() // else it came back just now
 	if trouble := s.failure != nil && !errors.Is(s.failure, ErrDetached); trouble || !waits {
 		return
 	}
@@ -324,6 +324,7 @@ func (s *Spool) putLocked(now time.Time, seq uint64, part uint16, frames [][]byt
 	g, fresh, err := s.tailLocked(now, size)
 	for err == nil {
 		err = g.put(seq, part, frames[:n])
+		s.steps.Add(1)
 		switch {
 		case err == nil:
 			s.mu.Lock()

@@ -154,6 +154,7 @@ func (s *Spool) examine(ctx context.Context, dir *folder, name string, trusted m
 			s.opt.checking(path)
 		}
 		err = CheckFile(path)
+		s.steps.Add(1)
 	}
 	if err == nil {
 		return true, nil
@@ -188,6 +189,7 @@ func (s *Spool) scan(dir *folder, numbers []uint64, now time.Time) (segments []*
 		if err = dir.openOld(g); err == nil {
 			bad, err = g.scan(func(f frame) { a.add(n, f) })
 			err = errors.Join(err, g.close())
+			s.steps.Add(1)
 		}
 		if errors.Is(err, ErrDamaged) {
 			if err := s.quarantine(dir, g.name(), err); err != nil {
@@ -415,6 +417,47 @@ func (s *Spool) Close() error {
 	s.dir.close()
 	s.detachLocked()
 	return s.unwritten(err)
+}
+
+// Left is what a process takes with it that ends now.
+type Left struct {
+	Records int           // that are in memory only, and batches made of such
+	Samples [Kinds]uint64 // in them; of what is delivered from memory those that the upstream which has the fewest does not have
+	Writing bool          // the disk is being given one of them, which may be there later
+}
+
+// Left tells what would be lost without Close. It waits for no disk.
+func (s *Spool) Left() (left Left) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	left.Records, left.Writing = len(s.memory.records), s.memory.writing
+	for i := range s.memory.records {
+		addTo(&left.Samples, &s.memory.records[i].meta.Samples)
+	}
+	if s.streaming != nil {
+		left.Records, left.Writing = left.Records+1, true
+		addTo(&left.Samples, &s.streaming.Samples)
+	}
+	in := s.standIn
+	if in == nil {
+		return left
+	}
+	records, _ := in.holds()
+	left.Records += records
+	var most [Kinds]uint64
+	for _, name := range in.Outboxes() {
+		o, _ := in.Find(name)
+		if !o.Configured() {
+			continue
+		}
+		left.Records += len(o.Batches())
+		l := o.Ledger()
+		for k := range most {
+			most[k] = max(most[k], l.Pending[k].Samples+l.Queued[k].Samples+l.Sending[k].Samples+l.InDoubt[k].Samples)
+		}
+	}
+	addTo(&left.Samples, &most)
+	return left
 }
 
 func (s *Spool) unwritten(why error) error {

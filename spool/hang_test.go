@@ -53,6 +53,10 @@ func TestHang(t *testing.T) {
 	if st := s.Stats(); st.MemoryRecords != 4 || st.MemoryDropped[1] != 2+3+4+5+6 {
 		t.Errorf("Stats() = %+v, want 4 records in memory, and those of 2 to 6 dropped", st)
 	}
+	if left := s.Left(); left.Records != 4 || left.Samples[1] != 1+7+8+9 || !left.Writing {
+		t.Errorf("Left() = %+v, want those 4 and that one is being written", left)
+	}
+	steps := s.Steps()
 	if err := s.writeLocked(t0, rec); err != nil { // it answers
 		t.Fatal(err)
 	}
@@ -62,6 +66,9 @@ func TestHang(t *testing.T) {
 	}
 	if got, want := ids(s), []uint64{1, 7, 8, 9}; !slices.Equal(got, want) {
 		t.Errorf("on disk are %v, want %v", got, want)
+	}
+	if s.Steps() == steps || s.Left() != (Left{}) {
+		t.Errorf("Steps() = %d, before %d; Left() = %+v, want more, and nothing", s.Steps(), steps, s.Left())
 	}
 	if st := s.Stats(); st.State != "ok" || st.MemoryRecords != 0 || st.MemoryBytes != 0 {
 		t.Errorf("Stats() = %+v, want ok, and nothing in memory", st)

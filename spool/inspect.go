@@ -134,8 +134,9 @@ func (v *Verified) fault(format string, args ...any) {
 // Verify reads all there is: the pages and checksums of every segment but the
 // newest, every record, which content looks into and counts the samples of,
 // every batch and dead letter, and adds every ledger up anew. Records that are
-// evicted or rolled up meanwhile are no fault. It ends early with ctx's error.
-func (s *Spool) Verify(ctx context.Context, content func(parts [][]byte) (samples [Kinds]uint64, err error)) (v Verified, err error) {
+// evicted or rolled up meanwhile are no fault. It calls step after each file and record,
+// and ends early with ctx's error.
+func (s *Spool) Verify(ctx context.Context, content func(parts [][]byte) (samples [Kinds]uint64, err error), step func()) (v Verified, err error) {
 	if !s.Attached() {
 		return v, ErrDetached
 	}
@@ -148,12 +149,16 @@ func (s *Spool) Verify(ctx context.Context, content func(parts [][]byte) (sample
 		if err := CheckFile(filepath.Join(s.opt.Dir, g.name())); err != nil && slices.Contains(s.segmentList(), g) {
 			v.fault("%v", err)
 		}
+		if step(); ctx.Err() != nil {
+			return v, ctx.Err()
+		}
 	}
 	for _, e := range s.Entries(Range{0, Open}) {
 		if ctx.Err() != nil {
 			return v, ctx.Err()
 		}
 		s.verifyRecord(&v, e, content)
+		step()
 	}
 	for _, name := range s.Outboxes() {
 		if o, ok := s.Find(name); ok {

@@ -297,7 +297,8 @@ func (r *rollUp) write(ctx context.Context) (err error) {
 			}
 			puts = append(puts, framed{r.outputs[i].seqs.From, frames})
 			if bytes += int(r.outputs[i].made.Bytes); bytes >= rollUpBatch || i == len(r.outputs)-1 {
-				if err := putAll(to, puts); err != nil {
+				err := putAll(to, puts)
+				if r.s.steps.Add(1); err != nil {
 					return err
 				}
 				puts, bytes = nil, 0

@@ -84,6 +84,7 @@ type Spool struct {
 	log     *slog.Logger
 
 	attaching atomic.Bool
+	steps     atomic.Uint64 // see Steps
 
 	rolling   sync.Mutex // guards the fields below, and segment.stiff
 	rollAfter time.Time  // no roll-up before: the last one met an error
@@ -111,7 +112,7 @@ type Spool struct {
 	next       uint64 // sequence of the next record
 	outboxes   map[string]*Outbox
 	memory     memory
-	streaming  bool                // a record that is not in the memory
+	streaming  *Meta               // of a record that is being written and is not in the memory; nil if there is none
 	standIn    *Spool              // see StandIn
 	held       map[uint64][][]byte // of a stand-in: the parts of its records; nil for any other
 	failure    error               // of the last attempt to write a record, or to attach
@@ -206,7 +207,7 @@ func (s *Spool) Read(seq uint64) ([][]byte, error) {
 	parts := make([][]byte, l.parts)
 	for p := range parts {
 		body, err := s.partLocked(in, &l, uint16(p))
-		if err != nil {
+		if s.steps.Add(1); err != nil {
 			return nil, fmt.Errorf("read record %d part %d: %w", seq, p, err)
 		}
 		parts[p] = body
@@ -317,6 +318,10 @@ func (s *Spool) Release(name string) {
 		s.standIn.Release(name)
 	}
 }
+
+// Steps counts how often the disk has done something that was asked of it, well or
+// not: while there is work and the number stays the same, it does not answer.
+func (s *Spool) Steps() uint64 { return s.steps.Load() }
 
 // SetLimits changes MaxBytes and Retention of the options, with the same
 // meaning of 0, and with MaxBytes the size of new segments, if that was 0. The

@@ -202,6 +202,9 @@ func TestClaimTried(t *testing.T) {
 		t.Errorf("on disk %v, want %d at the end", list, kept[0])
 	}
 	mustBalance(t, s)
+	if left := s.Left(); left.Records != len(kept)-1 || left.Writing {
+		t.Errorf("Left() = %+v, want %d records", left, len(kept)-1)
+	}
 	if err := s.Close(); err == nil {
 		t.Error("Close() said nothing of the records in memory")
 	}

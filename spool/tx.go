@@ -391,7 +391,8 @@ func (s *Spool) commitLocked(txs map[*Outbox]*Tx) error {
 		changes[o.name] = tx.writes
 	}
 	s.mu.RUnlock()
-	if err := s.box.commit(changes); err != nil {
+	err := s.box.commit(changes)
+	if s.steps.Add(1); err != nil {
 		_ = s.box.close()
 		if again := s.reopenBoxLocked(); again != nil {
 			s.log.Error("outbox cannot be opened again", "error", again)
