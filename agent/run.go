@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net"
 	"net/http"
@@ -76,6 +77,7 @@ type agent struct {
 
 	stopping atomic.Bool
 	windows  atomic.Uint64               // closed since the start
+	parts    atomic.Uint64               // of windows, encoded since the start
 	sizes    atomic.Pointer[[]metricDoc] // of the metrics in the last live window
 	exposed  exposed                     // what Prometheus is shown of what programs sent
 	asking   chan struct{}               // holds one while the tags of a metric are counted
@@ -302,7 +304,7 @@ func (a *agent) store(now time.Time, m spool.Meta, w *aggregator.Window) {
 		case <-a.unanswered:
 			a.unanswered = nil
 		default:
-			a.tellStored(w, 0, a.spool.Remember(now, m, w.Parts()))
+			a.tellStored(w, 0, a.spool.Remember(now, m, a.partsOf(w)))
 			w.Release()
 			return
 		}
@@ -311,7 +313,7 @@ func (a *agent) store(now time.Time, m spool.Meta, w *aggregator.Window) {
 	var asked atomic.Int64 // when a part was, since began
 	go func() {
 		seq, err := a.spool.Append(now, m, func(yield func([]byte) bool) {
-			for p := range w.Parts() {
+			for p := range a.partsOf(w) {
 				asked.Store(int64(time.Since(began)))
 				if !yield(p) {
 					return
@@ -335,6 +337,17 @@ func (a *agent) store(now time.Time, m spool.Meta, w *aggregator.Window) {
 			a.unanswered = done
 			a.spool.Unanswered(began)
 			return
+		}
+	}
+}
+
+// partsOf are the parts of a window, each of which is a sign of life, see await.
+func (a *agent) partsOf(w *aggregator.Window) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for p := range w.Parts() {
+			if a.parts.Add(1); !yield(p) {
+				return
+			}
 		}
 	}
 }

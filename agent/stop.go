@@ -6,15 +6,17 @@ import (
 	"time"
 )
 
-// diskGrace is how long a stop waits for a disk that gives no sign of life, beyond
+// diskGrace is how long a stop waits without a sign of life from the disk, beyond
 // shutdown_timeout. With the default of that it ends before systemd ends it
 // (TimeoutStopSec in packaging/systemd).
 const diskGrace = 15 * time.Second
 
-// await waits for the steps of a stop, of which the last come from the disk, and
-// from an upstream for timeout. It gives up when the disk does not answer.
+// await waits for a stop, which waits for upstreams no longer than timeout. It gives up when,
+// beyond that, there is no sign of life for diskGrace: the disk has done nothing, and no
+// window was encoded for it.
 func (a *agent) await(ended <-chan error, timeout time.Duration) error {
-	last, steps := time.Now().Add(timeout), a.spool.Steps()
+	life := func() uint64 { return a.spool.Steps() + a.parts.Load() }
+	last, steps := time.Now().Add(timeout), life()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -22,7 +24,7 @@ func (a *agent) await(ended <-chan error, timeout time.Duration) error {
 		case err := <-ended:
 			return err
 		case now := <-tick.C:
-			if n := a.spool.Steps(); n != steps {
+			if n := life(); n != steps {
 				steps = n
 				if now.After(last) {
 					last = now
