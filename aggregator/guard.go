@@ -148,7 +148,8 @@ func (k *Key) foldAt(i int) {
 func (r *registry) maxExtra() int { return max(minExtra, r.limit/10) }
 
 func (r *registry) addExtra(k *Key) *entry {
-	e := r.add(k)
+	m, first := r.metric(k)
+	e := r.add(k, m, first)
 	e.extra = true
 	r.extra++
 	if m, _ := r.metric(k); m != nil && m.guard != nil {

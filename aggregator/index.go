@@ -4,7 +4,7 @@ import "hash/maphash"
 
 // An index finds entries by their key, or by that of their metric. It is many small
 // tables rather than a large one: none takes long to grow, and each gives its memory back
-// by itself. An entry takes 8 bytes and the room that is left between them.
+// by itself. An entry takes 12 bytes and the room that is left between them.
 type index struct {
 	seed   maphash.Seed
 	metric bool // by name and kind
@@ -13,10 +13,13 @@ type index struct {
 }
 
 // A shard is a table with open addressing: an entry is in the first free slot
-// from where its hash points. At most three quarters are used.
+// from where its hash points; at most seven eighths of the slots are used. The hashes stand
+// by themselves, so that entries, which are all over the memory, are touched neither to find
+// that one is not there nor to grow.
 type shard struct {
-	slots []*entry // a power of two
-	used  int
+	hashes  []uint32 // 0: the slot is free
+	entries []*entry
+	used    int
 }
 
 const minSlots = 8
@@ -30,48 +33,66 @@ func (x *index) key(e *entry) string {
 	return e.series.key
 }
 
-func (x *index) find(key []byte) *entry {
-	h := maphash.Bytes(x.seed, key)
-	s := &x.shards[byte(h)]
-	for i := h >> 8; s.used > 0; i++ {
-		e := s.slots[i&uint64(len(s.slots)-1)]
-		if e == nil || x.key(e) == string(key) {
-			return e
+// hash is what find and put are to be given of a key.
+func (x *index) hash(key []byte) uint64 { return maphash.Bytes(x.seed, key) }
+
+// split tells the shard of a hash and what stands there of it.
+func (x *index) split(hash uint64) (*shard, uint32) {
+	return &x.shards[byte(hash)], max(uint32(hash>>32), 1)
+}
+
+// home is the slot where a hash is looked for first.
+func (s *shard) home(h uint32) int { return int(uint64(h) * uint64(len(s.hashes)) >> 32) }
+
+func (s *shard) next(i int) int {
+	if i++; i == len(s.hashes) {
+		return 0
+	}
+	return i
+}
+
+func (x *index) find(hash uint64, key []byte) *entry {
+	s, h := x.split(hash)
+	if s.used == 0 {
+		return nil
+	}
+	for i := s.home(h); s.hashes[i] != 0; i = s.next(i) {
+		if s.hashes[i] == h && x.key(s.entries[i]) == string(key) {
+			return s.entries[i]
 		}
 	}
 	return nil
 }
 
 // put adds an entry whose key is not there yet.
-func (x *index) put(e *entry) {
-	h := maphash.String(x.seed, x.key(e))
-	s := &x.shards[byte(h)]
-	if 4*(s.used+1) > 3*len(s.slots) {
-		x.resize(s, max(2*len(s.slots), minSlots))
+func (x *index) put(hash uint64, e *entry) {
+	s, h := x.split(hash)
+	if n := len(s.hashes); 8*(s.used+1) > 7*n {
+		s.resize(max(n+n/2, minSlots))
 	}
 	s.place(h, e)
 	x.len++
 }
 
-func (s *shard) place(h uint64, e *entry) {
-	i, mask := h>>8, uint64(len(s.slots)-1)
-	for s.slots[i&mask] != nil {
-		i++
+func (s *shard) place(h uint32, e *entry) {
+	i := s.home(h)
+	for s.hashes[i] != 0 {
+		i = s.next(i)
 	}
-	s.slots[i&mask] = e
+	s.hashes[i], s.entries[i] = h, e
 	s.used++
 }
 
 // resize puts the entries of a shard into so many slots.
-func (x *index) resize(s *shard, slots int) {
-	old := s.slots
+func (s *shard) resize(slots int) {
+	old := *s
 	*s = shard{}
 	if slots > 0 {
-		s.slots = make([]*entry, slots)
+		s.hashes, s.entries = make([]uint32, slots), make([]*entry, slots)
 	}
-	for _, e := range old {
-		if e != nil {
-			s.place(maphash.String(x.seed, x.key(e)), e)
+	for i, h := range old.hashes {
+		if h != 0 {
+			s.place(h, old.entries[i])
 		}
 	}
 }
@@ -79,34 +100,31 @@ func (x *index) resize(s *shard, slots int) {
 // remove takes an entry out that is there. Those behind it move up, so that each is
 // still found from where its hash points.
 func (x *index) remove(e *entry) {
-	h := maphash.String(x.seed, x.key(e))
-	s := &x.shards[byte(h)]
-	mask := uint64(len(s.slots) - 1)
-	i := h >> 8 & mask
-	for s.slots[i] != e {
-		i = (i + 1) & mask
+	s, h := x.split(maphash.String(x.seed, x.key(e)))
+	i, n := s.home(h), len(s.hashes)
+	for s.entries[i] != e {
+		i = s.next(i)
 	}
-	for j := (i + 1) & mask; s.slots[j] != nil; j = (j + 1) & mask {
-		home := maphash.String(x.seed, x.key(s.slots[j])) >> 8 & mask
-		if (j-home)&mask >= (j-i)&mask { // it may stand at i
-			s.slots[i] = s.slots[j]
+	for j := s.next(i); s.hashes[j] != 0; j = s.next(j) {
+		if home := s.home(s.hashes[j]); (j-home+n)%n >= (j-i+n)%n { // it may stand at i
+			s.hashes[i], s.entries[i] = s.hashes[j], s.entries[j]
 			i = j
 		}
 	}
-	s.slots[i] = nil
+	s.hashes[i], s.entries[i] = 0, nil
 	s.used--
 	x.len--
-	if len(s.slots) > minSlots && 8*s.used < len(s.slots) {
-		x.resize(s, len(s.slots)/2)
+	if n > minSlots && 8*s.used < n {
+		s.resize(n / 2)
 	}
 }
 
 // drop takes those entries out of a shard that gone says are to go.
 func (x *index) drop(s *shard, gone func(*entry) bool) {
 	before := s.used
-	for i, e := range s.slots {
+	for i, e := range s.entries {
 		if e != nil && gone(e) {
-			s.slots[i] = nil
+			s.hashes[i], s.entries[i] = 0, nil
 			s.used--
 		}
 	}
@@ -114,12 +132,9 @@ func (x *index) drop(s *shard, gone func(*entry) bool) {
 		return
 	}
 	x.len -= before - s.used
-	slots := minSlots
-	for 4*s.used > 3*slots {
-		slots *= 2
+	slots := 0
+	if s.used > 0 {
+		slots = max(s.used+s.used/2, minSlots)
 	}
-	if s.used == 0 {
-		slots = 0
-	}
-	x.resize(s, slots)
+	s.resize(slots)
 }

@@ -15,7 +15,7 @@ func TestIndex(t *testing.T) {
 		r := rand.New(rand.NewPCG(1, 2))
 		slots := func() (n int) {
 			for i := range x.shards {
-				n += len(x.shards[i].slots)
+				n += len(x.shards[i].hashes)
 			}
 			return n
 		}
@@ -36,13 +36,13 @@ func TestIndex(t *testing.T) {
 				delete(there, k)
 			case e == nil && step < 45_000:
 				e := &entry{series: NewSeries(Counter, fmt.Sprint("m", i), Tag{"k", "v"})}
-				x.put(e)
+				x.put(x.hash([]byte(k)), e)
 				there[k] = e
 			}
 			if x.len != len(there) {
 				t.Fatalf("step %d: len %d, want %d", step, x.len, len(there))
 			}
-			if got := x.find([]byte(k)); got != there[k] {
+			if got := x.find(x.hash([]byte(k)), []byte(k)); got != there[k] {
 				t.Fatalf("step %d: find(%q) = %p, want %p", step, k, got, there[k])
 			}
 			most = max(most, slots())
@@ -50,7 +50,7 @@ func TestIndex(t *testing.T) {
 				continue
 			}
 			for i := range 9000 {
-				if got := x.find([]byte(key(i))); got != there[key(i)] {
+				if got := x.find(x.hash([]byte(key(i))), []byte(key(i))); got != there[key(i)] {
 					t.Fatalf("step %d: find(%q) = %p, want %p", step, key(i), got, there[key(i)])
 				}
 			}

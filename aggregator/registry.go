@@ -70,7 +70,8 @@ type registry struct {
 	bytes            int                // of all keys
 	guarded          []*metric          // that are told of
 	names            [Kinds]*Folded     // the same of metrics that are too many
-	buf              []byte             // key being looked up
+	buf              []byte             // key that was looked up last
+	hash, nameHash   uint64             // of it and, after metric, of its name and kind
 }
 
 // A metric is the series of one name and kind. Of a series that is the first of its
@@ -122,7 +123,7 @@ func (r *registry) find(k *Key, sender string) (e *entry, own bool) {
 	case r.perMetric > 0 && members >= r.perMetric:
 		return r.fold(k, sender), false
 	case r.series.len-r.extra < r.limit && r.bytes+len(r.buf) <= r.limit*bytesPerSeries:
-		return r.add(k), true
+		return r.add(k, m, first), true
 	case members < r.limit/smallMetric && r.extra < r.maxExtra()/2 && len(r.buf) <= bytesPerSeries:
 		return r.addExtra(k), true
 	}
@@ -132,7 +133,8 @@ func (r *registry) find(k *Key, sender string) (e *entry, own bool) {
 // lookup returns the entry of the series in k; r.buf is its key afterwards.
 func (r *registry) lookup(k *Key) *entry {
 	r.buf = k.append(r.buf[:0])
-	return r.series.find(r.buf)
+	r.hash = r.series.hash(r.buf)
+	return r.series.find(r.hash, r.buf)
 }
 
 // metric returns the metric of the series in k, whose key is in r.buf, or the one
@@ -140,7 +142,8 @@ func (r *registry) lookup(k *Key) *entry {
 func (r *registry) metric(k *Key) (m *metric, first *entry) {
 	name := r.buf[:2+len(k.name)]
 	if m = r.metrics[string(name)]; m == nil {
-		first = r.singles.find(name)
+		r.nameHash = r.singles.hash(name)
+		first = r.singles.find(r.nameHash, name)
 	}
 	return m, first
 }
@@ -155,24 +158,23 @@ func (r *registry) join(first *entry) *metric {
 	return m
 }
 
-// add makes an entry for the key in r.buf.
-func (r *registry) add(k *Key) *entry {
+// add makes an entry for the key in r.buf, of what metric has just answered.
+func (r *registry) add(k *Key, m *metric, first *entry) *entry {
 	e := &entry{series: Series{string(r.buf)}}
 	if k.Kind == Gauge {
 		e.running = new(running)
 	}
-	if r.series.put(e); r.series.len == r.many {
+	if r.series.put(r.hash, e); r.series.len == r.many {
 		select {
 		case r.crowded <- struct{}{}:
 		default:
 		}
 	}
 	r.bytes += len(e.series.key)
-	m, first := r.metric(k)
 	switch {
 	case m == nil && first == nil:
 		e.place = alone
-		r.singles.put(e)
+		r.singles.put(r.nameHash, e)
 		return e
 	case m == nil:
 		m = r.join(first)
