@@ -93,7 +93,7 @@ func (l *lateWindows) rotate(a *Aggregator) []*Window {
 	for start, values := range closed {
 		w := a.window(start, width, true)
 		for e, v := range values {
-			w.values = append(w.values, seriesValue{e.series, v})
+			w.add(e.series, e.series.Kind(), v)
 		}
 		w.Absent = uint32(len(w.values))
 		windows = append(windows, w)

@@ -64,19 +64,18 @@ func (t *table) reset() {
 }
 
 // collect adds the table's values to those of a window.
-func (t *table) collect(values []seriesValue) []seriesValue {
-	values = collect(&t.counters, values, func(c *counter) aggregate { return c })
-	values = collect(&t.gauges, values, func(g *gauge) aggregate { return g })
-	values = collect(&t.distributions, values, func(d *distribution) aggregate { return d })
-	return collect(&t.sets, values, func(s *set) aggregate { return s })
+func (t *table) collect(w *Window) {
+	collect(&t.counters, w, Counter, func(c *counter) aggregate { return c })
+	collect(&t.gauges, w, Gauge, func(g *gauge) aggregate { return g })
+	collect(&t.distributions, w, Distribution, func(d *distribution) aggregate { return d })
+	collect(&t.sets, w, Set, func(s *set) aggregate { return s })
 }
 
-func collect[V any](s *slab[V], values []seriesValue, as func(*V) aggregate) []seriesValue {
+func collect[V any](s *slab[V], w *Window, kind Kind, as func(*V) aggregate) {
 	for i := range s.len {
 		c := s.at(i)
-		values = append(values, seriesValue{c.entry.series, as(&c.value)})
+		w.add(c.entry.series, kind, as(&c.value))
 	}
-	return values
 }
 
 // cells returns how many series the table holds.

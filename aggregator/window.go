@@ -123,8 +123,15 @@ func (w *Window) collect() {
 	}
 	w.values = make([]seriesValue, 0, n)
 	for _, t := range w.tables {
-		w.values = t.collect(w.values)
+		t.collect(w)
 	}
+}
+
+// add notes the value of a series, of which there may be another.
+func (w *Window) add(s Series, kind Kind, v aggregate) {
+	w.values = append(w.values, seriesValue{s, v})
+	w.Series[kind]++
+	w.Samples[kind] += v.taken()
 }
 
 // close sorts the values that were collected and puts together those of the
@@ -135,17 +142,13 @@ func (w *Window) close(maxSetMembers int) {
 	for _, v := range w.values {
 		if n := len(kept); n > 0 && kept[n-1].series == v.series {
 			mergeAggregates(kept[n-1].value, v.value, maxSetMembers)
+			w.Series[v.series.Kind()]--
 			continue
 		}
 		kept = append(kept, v)
 	}
 	clear(w.values[len(kept):])
 	w.values = kept
-	for _, v := range kept {
-		kind := v.series.Kind()
-		w.Series[kind]++
-		w.Samples[kind] += v.value.taken()
-	}
 	w.Samples[Events] = w.events.len
 }
 
