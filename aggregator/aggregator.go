@@ -40,7 +40,7 @@ type Aggregator struct {
 	rotating sync.Mutex    // held by Rotate and Stats as a whole; guards the fields below
 	options  *Options      // replaced, never changed
 	interval time.Duration // of the open window; options.Interval may wait for its turn
-	number   uint64        // of the open window; counted from 2, so that entries with 0 are in no window before
+	number   uint32        // of the open window; counted from 2, so that entries with 0 are in no window before
 	start    int64         // of the open window, nanoseconds since 1970
 	closed   int64         // greatest start of a live window that was closed
 	windowed [Kinds]uint64

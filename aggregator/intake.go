@@ -15,7 +15,7 @@ type Intake struct {
 	mu         sync.Mutex // guards the fields below; taken once per Add
 	options    *Options
 	closed     bool
-	window     uint64 // number of the open window
+	window     uint32 // number of the open window
 	start, end int64  // of the open window, nanoseconds since 1970
 	table      *table
 	absent     uint32 // series in table that were not in the window before
@@ -46,7 +46,7 @@ type target struct {
 // A link is what is remembered of a spelling.
 type link struct {
 	entry   *entry
-	window  uint32 // that place is about, its lower half
+	window  uint32 // that place is about
 	place   uint32 // of the series' cell in the table
 	refused Reason
 	cut     bool // a tag was
@@ -65,12 +65,12 @@ const (
 	minLinks       = 1024
 )
 
-func (in *Intake) open(window uint64, start, end int64, t *table) {
+func (in *Intake) open(window uint32, start, end int64, t *table) {
 	in.window, in.start, in.end, in.table = window, start, end, t
 }
 
 // rotate hands over the table and opens another window.
-func (in *Intake) rotate(window uint64, start, end int64, empty *table) (full *table, absent uint32) {
+func (in *Intake) rotate(window uint32, start, end int64, empty *table) (full *table, absent uint32) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	full, absent = in.table, in.absent
@@ -167,11 +167,11 @@ func (in *Intake) take(now int64, l *link, s *Sample) Reason {
 
 // cellOf returns the cell of a link's series in the open window.
 func cellOf[V any](in *Intake, l *link, s *slab[V]) *cell[V] {
-	if l.window == uint32(in.window) {
+	if l.window == in.window {
 		return s.at(int(l.place))
 	}
 	place, c := s.next(l.entry)
-	l.window, l.place = uint32(in.window), uint32(place)
+	l.window, l.place = in.window, uint32(place)
 	if place%slabSize == 0 {
 		in.charge(slabSize * int(unsafe.Sizeof(*c)))
 	}
@@ -207,7 +207,7 @@ func (in *Intake) find(s *Sample) *link {
 // follow answers whether l still leads somewhere; from now on it does until
 // the window closes.
 func (in *Intake) follow(l *link) bool {
-	return l.window == uint32(in.window) || l.entry == nil || l.entry.use(in.window)
+	return l.window == in.window || l.entry == nil || l.entry.use(in.window)
 }
 
 // resolve takes a spelling apart and links it to its series.
@@ -222,11 +222,14 @@ func (in *Intake) resolve(s *Sample) *link {
 		in.remember(l)
 		return l
 	}
-	e, own := in.home.registry.resolve(&in.key, in.window, in.from)
+	e, own, first := in.home.registry.resolve(&in.key, in.window, in.from)
 	to := target{entry: e, cut: in.key.Cut, folded: !own}
 	l := in.fresh[to]
 	if l == nil {
-		l = &link{entry: to.entry, cut: to.cut, folded: to.folded}
+		if l = first; l == nil {
+			l = &link{entry: e}
+		}
+		l.cut, l.folded = to.cut, to.folded
 		if e.window.Load() >= in.window { // most series have one spelling, whose cell is their first
 			in.fresh[to] = l
 		}

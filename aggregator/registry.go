@@ -28,8 +28,9 @@ const sweepEvery = 16
 // intakes. Links to one that has left the registry are not followed any more.
 type entry struct {
 	series  Series
-	window  atomic.Uint64 // number of the last live window that has it
-	used    atomic.Uint64 // number of the window that was open when a sample came last, or gone
+	link    link          // of the spelling it was made for, in the intake that made it
+	window  atomic.Uint32 // number of the last live window that has it
+	used    atomic.Uint32 // number of the window that was open when a sample came last, or gone
 	running *running      // gauges only
 	place   int32         // in the members of its metric, or alone
 	extra   bool          // beside the limits, see guard.go
@@ -39,11 +40,11 @@ type entry struct {
 const alone = -1
 
 // gone is the value of used in an entry that has left the registry.
-const gone = math.MaxUint64
+const gone = math.MaxUint32
 
 // use notes that a sample has come, or answers false: too late, the entry has
 // left the registry.
-func (e *entry) use(window uint64) bool {
+func (e *entry) use(window uint32) bool {
 	for {
 		last := e.used.Load()
 		if last == gone {
@@ -99,13 +100,18 @@ func (a *Aggregator) Crowded() <-chan struct{} { return a.registry.crowded }
 
 // resolve returns the entry of the series in k, or the one it is folded into
 // because a limit is reached; own tells which. The entry counts as used in
-// window, the number of the caller's. sender is told of if a metric explodes with it.
-func (r *registry) resolve(k *Key, window uint64, sender string) (e *entry, own bool) {
+// window, the number of the caller's. sender is told of if a metric explodes with it. l is
+// a link to the entry for the caller alone, if that has just been made.
+func (r *registry) resolve(k *Key, window uint32, sender string) (e *entry, own bool, l *link) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e, own = r.find(k, sender)
 	e.use(window) // it is in the registry, and sweep locked out
-	return e, own
+	if e.link.entry == nil {
+		l = &e.link
+		l.entry = e
+	}
+	return e, own, l
 }
 
 func (r *registry) find(k *Key, sender string) (e *entry, own bool) {
@@ -187,10 +193,10 @@ func (r *registry) add(k *Key, m *metric, first *entry) *entry {
 // sweep lets series go that have been idle, as of the window that opens now.
 // It looks at a small part of them in one go: readers that meet a new series
 // wait for no longer.
-func (r *registry) sweep(window uint64) {
+func (r *registry) sweep(window uint32) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	idle, idleGauge := uint64(idleWindows), uint64(idleGaugeWindows)
+	idle, idleGauge := uint32(idleWindows), uint32(idleGaugeWindows)
 	if r.series.len > r.limit/4*3 {
 		idle, idleGauge = idlePressed, idleWindows
 	}
