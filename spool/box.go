@@ -3,6 +3,7 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -53,7 +54,7 @@ type write struct {
 func (d *folder) createBox(generation uint64, reserve int64) error {
 	temp := outboxName + tempSuffix
 	_ = d.root.Remove(temp)
-	db, err := d.openDB(temp, d.dbOptions())
+	db, err := d.openDB(temp, d.reservingOptions(reserve))
 	if err != nil {
 		return err
 	}
@@ -84,14 +85,36 @@ func (d *folder) createBox(generation uint64, reserve int64) error {
 	return nil
 }
 
+// reservingOptions are for a new file that is given a reserve: mapped as a whole at once, it
+// is not mapped anew for that, before which bbolt copies all that it is to write.
+func (d *folder) reservingOptions(reserve int64) *bolt.Options {
+	opt := d.dbOptions()
+	if runtime.GOOS != "windows" { // there a file is as large as its map
+		opt.InitialMmapSize = int(reserve + reserve/2)
+	}
+	return opt
+}
+
+// reservePart is how much of the reserve is in memory at once.
+const reservePart = 64 << 10
+
 // addReserve writes pages and frees them.
 func addReserve(db *bolt.DB, bytes int64) error {
-	key := []byte("reserve")
-	err := db.Update(func(tx *bolt.Tx) error { return tx.Bucket(spoolBucket).Put(key, make([]byte, bytes)) })
-	if err != nil {
+	part := make([]byte, min(bytes, reservePart))
+	each := func(do func(b *bolt.Bucket, key []byte) error) error {
+		return db.Update(func(tx *bolt.Tx) error {
+			for at := int64(0); at < bytes; at += reservePart {
+				if err := do(tx.Bucket(spoolBucket), fmt.Appendf(nil, "reserve%d", at)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := each(func(b *bolt.Bucket, key []byte) error { return b.Put(key, part) }); err != nil {
 		return err
 	}
-	return db.Update(func(tx *bolt.Tx) error { return tx.Bucket(spoolBucket).Delete(key) })
+	return each((*bolt.Bucket).Delete)
 }
 
 // open opens the file and loads every upstream's state from it. An error that
@@ -294,7 +317,7 @@ func (d *folder) compact(reserve int64) error {
 	}
 	temp := outboxName + tempSuffix
 	_ = d.root.Remove(temp)
-	to, err := d.openDB(temp, d.dbOptions())
+	to, err := d.openDB(temp, d.reservingOptions(reserve))
 	if err != nil {
 		return errors.Join(err, closeDB(db))
 	}
