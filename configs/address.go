@@ -19,8 +19,11 @@ var metadata = []string{
 	"fd20:ce::254",    // Google Cloud over IPv6
 }
 
+// maxHost is how long a name can be in the DNS, in bytes, written with dots.
+const maxHost = 253
+
 var (
-	hostForm = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})$`)
+	hostForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 	// numberForm is a last label that resolvers take for an IPv4 address in
 	// another notation, such as 2130706433 or 0x7f.1 (WHATWG URL, "ends in a
 	// number").
@@ -32,7 +35,7 @@ func validHost(host string) bool {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return true
 	}
-	return hostForm.MatchString(host) && !numberForm.MatchString(strings.TrimSuffix(host, "."))
+	return len(host) <= maxHost && hostForm.MatchString(host) && !numberForm.MatchString(strings.TrimSuffix(host, "."))
 }
 
 // loopback takes the name localhost and addresses. Other names are not looked

@@ -301,13 +301,17 @@ func (p *parser) scalar(n *yaml.Node, v reflect.Value, path string) {
 
 // joinKey joins a key as it stands in a file, which can be any text.
 func joinKey(path, key string) string {
-	if plainKey.MatchString(key) {
+	if wordForm.MatchString(key) && len(key) <= maxWord {
 		return join(path, key)
 	}
 	return path + "[" + quote(key) + "]"
 }
 
-var plainKey = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+// wordForm is a plain word; maxWord is how long one may be, in bytes. Counted by the
+// expression the length would take a step of its own for each.
+var wordForm = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+
+const maxWord = 64
 
 func describe(n *yaml.Node) string {
 	switch {

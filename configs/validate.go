@@ -5,7 +5,6 @@ import (
 	"net"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -261,14 +260,12 @@ func (k *checker) tagValue(at, value string) {
 	}
 }
 
-var upstreamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
-
 func (k *checker) upstreams(list []Upstream) {
 	names := map[string]int{}
 	for i := range list[:min(len(list), maxUpstreams)] {
 		u, path := &list[i], fmt.Sprintf("upstreams[%d]", i)
 		switch first, taken := names[u.Name]; {
-		case !upstreamName.MatchString(u.Name):
+		case !wordForm.MatchString(u.Name) || len(u.Name) > maxWord:
 			k.add(path+".name", "%s is not a name; write 1 to 64 letters, digits, _ or -", k.show(path+".name", u.Name))
 		case taken:
 			k.add(path+".name", "%s is the name of upstreams[%d] already; give each its own", k.show(path+".name", u.Name), first)

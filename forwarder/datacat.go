@@ -28,9 +28,11 @@ const (
 	maxTotals   = maxNames
 )
 
-// validSession is what a session's name may be to stand in a path: dots and slashes
-// would lead elsewhere.
-var validSession = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+// validSession is what a session's name may be to stand in a path, up to maxSession bytes:
+// dots and slashes would lead elsewhere.
+var validSession = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+
+const maxSession = 64
 
 // dataCat speaks to DataCat. Batches have one item.
 //
@@ -242,7 +244,7 @@ func readSession(body []byte) (session string, ok bool) {
 		ID string `json:"session_id"`
 	}
 	err := json.Unmarshal(body, &answer)
-	return answer.ID, err == nil && validSession.MatchString(answer.ID)
+	return answer.ID, err == nil && len(answer.ID) <= maxSession && validSession.MatchString(answer.ID)
 }
 
 // readDone reads {"success":true} and {"status":"ok"}: the documentation has the one,
