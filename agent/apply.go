@@ -37,6 +37,9 @@ func (c *change) abandon() {
 // that cannot be had leaves everything as it was.
 func (a *agent) prepare(cfg configs.Config) (_ *change, err error) {
 	running := a.now()
+	if len(cfg.Upstreams) > 0 {
+		trustAuthorities()
+	}
 	for i, u := range cfg.Upstreams {
 		for _, was := range running.config.Upstreams {
 			if was.Name == u.Name && was.Type != u.Type {

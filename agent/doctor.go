@@ -135,6 +135,7 @@ func (d *doctor) examine(ctx context.Context, f *apiFlags) {
 	d.checkSpool()
 	d.checkClock()
 	for i := range d.config.Upstreams {
+		trustAuthorities()
 		d.checkUpstream(ctx, &d.config.Upstreams[i])
 	}
 	if len(d.config.Upstreams) == 0 {
