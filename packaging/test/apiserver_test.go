@@ -32,7 +32,7 @@ metadata:
 // and so are the server's warnings. Then it makes the pods themselves, to which the
 // levels of Pod Security apply; and the same again with Helm.
 func TestAPIServer(t *testing.T) {
-	c := startCluster(t)
+	c := startCluster(t, "127.0.0.1", "--disable-admission-plugins", "ServiceAccount") // nobody makes the accounts
 	for name, level := range map[string]string{"base": "restricted", "sidecar": "restricted", "refusing": "baseline", "chart": "restricted", "sidecar-chart": "restricted", "host-chart": "privileged"} {
 		c.takes("kubectl", fmt.Sprintf(namespaces, name, level), "apply", "-f", "-")
 	}

@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"fmt"
 	"net"
@@ -18,22 +20,24 @@ import (
 	"time"
 )
 
-// A cluster is what of Kubernetes takes objects, an etcd and an API server, on loopback.
-// It has no node and no controller: what it takes stays as it is.
+// A cluster is what of Kubernetes takes objects, an etcd and an API server. Without
+// startControllers what it takes stays as it is.
 type cluster struct {
 	t      *testing.T
 	tools  string // folder with etcd, kube-apiserver, kubectl, helm
-	config string // kubeconfig
+	dir    string // of its files
+	config string // kubeconfig, with all rights
 }
 
-// startCluster starts one from the folder that .ci/apiserver has filled.
-func startCluster(t *testing.T) *cluster {
+// startCluster starts one from the folder that .ci/controlplane has filled, whose API server
+// listens on an address of this machine and has more flags.
+func startCluster(t *testing.T, address string, more ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, tools: os.Getenv("SLUICE_CONTROL_PLANE")}
-	if c.tools == "" {
-		t.Skip("needs SLUICE_CONTROL_PLANE, the folder that .ci/apiserver fills")
-	}
 	dir := t.TempDir()
+	c := &cluster{t: t, tools: os.Getenv("SLUICE_CONTROL_PLANE"), dir: dir}
+	if c.tools == "" {
+		t.Skip("needs SLUICE_CONTROL_PLANE, the folder that .ci/controlplane fills")
+	}
 	ports := freePorts(t, 3)
 	c.start("etcd", filepath.Join(dir, "etcd.log"), "--data-dir", filepath.Join(dir, "etcd"), "--unsafe-no-fsync",
 		"--listen-client-urls", url("http", ports[0]), "--advertise-client-urls", url("http", ports[0]),
@@ -43,24 +47,51 @@ func startCluster(t *testing.T) *cluster {
 	writeKey(t, key)
 	tokens := filepath.Join(dir, "tokens.csv")
 	c.write(tokens, "token,admin,admin,system:masters\n")
-	c.start("kube-apiserver", filepath.Join(dir, "apiserver.log"), "--etcd-servers", url("http", ports[0]),
-		"--bind-address", "127.0.0.1", "--secure-port", fmt.Sprint(ports[2]), "--cert-dir", filepath.Join(dir, "certs"),
+	c.start("kube-apiserver", filepath.Join(dir, "apiserver.log"), append(more, "--etcd-servers", url("http", ports[0]),
+		"--bind-address", address, "--secure-port", fmt.Sprint(ports[2]), "--cert-dir", filepath.Join(dir, "certs"),
 		"--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", key, "--service-account-signing-key-file", key,
-		"--token-auth-file", tokens, "--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.96.0.0/16", "--endpoint-reconciler-type", "none",
-		"--disable-admission-plugins", "ServiceAccount") // nobody makes the accounts
+		"--token-auth-file", tokens, "--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.96.0.0/16", "--endpoint-reconciler-type", "none")...)
 	c.config = filepath.Join(dir, "kubeconfig")
 	c.write(c.config, fmt.Sprintf(`apiVersion: v1
 kind: Config
 current-context: test
-clusters: [{name: test, cluster: {server: "https://127.0.0.1:%d", certificate-authority: %q}}]
+clusters: [{name: test, cluster: {server: "https://%s:%d", certificate-authority-data: %s}}]
 users: [{name: admin, user: {token: token}}]
 contexts: [{name: test, context: {cluster: test, user: admin}}]
-`, ports[2], filepath.Join(dir, "certs", "apiserver.crt")))
+`, address, ports[2], c.certificate()))
 	until(t, "the API server is ready", func() bool {
 		_, err := c.try("kubectl", "", "get", "--raw", "/readyz")
 		return err == nil
 	})
 	return c
+}
+
+// certificate is the API server's own, which it makes as it starts.
+func (c *cluster) certificate() (base64ed string) {
+	c.t.Helper()
+	var text []byte
+	until(c.t, "the API server has a certificate", func() (ok bool) {
+		text, _ = os.ReadFile(filepath.Join(c.dir, "certs", "apiserver.crt"))
+		_, err := tls.X509KeyPair(text, c.read("certs", "apiserver.key"))
+		return err == nil
+	})
+	return base64.StdEncoding.EncodeToString(text)
+}
+
+func (c *cluster) read(name ...string) []byte {
+	text, _ := os.ReadFile(filepath.Join(append([]string{c.dir}, name...)...))
+	return text
+}
+
+// startControllers starts what does what the objects say, as far as no node is needed:
+// makes pods of a DaemonSet, accounts, endpoints, and gives pods their node.
+func (c *cluster) startControllers() {
+	c.t.Helper()
+	c.start("kube-controller-manager", filepath.Join(c.dir, "controller-manager.log"), "--kubeconfig", c.config, "--leader-elect=false",
+		"--bind-address", "127.0.0.1", "--secure-port", fmt.Sprint(freePorts(c.t, 1)[0]), "--cert-dir", filepath.Join(c.dir, "controller-manager"),
+		"--service-account-private-key-file", filepath.Join(c.dir, "accounts.key"), "--root-ca-file", filepath.Join(c.dir, "certs", "apiserver.crt"))
+	c.start("kube-scheduler", filepath.Join(c.dir, "scheduler.log"), "--kubeconfig", c.config, "--leader-elect=false",
+		"--bind-address", "127.0.0.1", "--secure-port", fmt.Sprint(freePorts(c.t, 1)[0]), "--cert-dir", filepath.Join(c.dir, "scheduler"))
 }
 
 func url(scheme string, port int) string { return fmt.Sprintf("%s://127.0.0.1:%d", scheme, port) }
