@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"log/slog"
 	"net"
 	"net/http"
@@ -280,76 +279,34 @@ func (a *agent) closeWindows(now time.Time) {
 		return
 	}
 	stats := a.aggregator.Stats()
+	var waiting []*aggregator.Window
+	bytes := 0
 	for _, w := range windows {
 		m := spool.Meta{ID: w.ID, Start: w.Start, Width: w.Width, Absent: w.Absent,
 			Flags: w.Flags(), Samples: w.Samples, Series: w.Series, Accepted: stats.Accepted}
 		a.noteSizes(w)
 		a.exposed.add(w, now)
-		a.store(now, m, w)
+		if !slight(w) {
+			a.store(now, m, w)
+			continue
+		}
+		n, err := a.remember(now, m, w)
+		if err != nil {
+			a.tellStored(w, 0, err)
+			w.Release()
+			continue
+		}
+		waiting = append(waiting, w)
+		if bytes += n; bytes >= waitingBytes {
+			a.flush(now, waiting)
+			waiting, bytes = nil, 0
+		}
+	}
+	if len(waiting) > 0 {
+		a.flush(now, waiting)
 	}
 	a.tellFolded(stats.Folded)
 	a.wakeDeliveries()
-}
-
-// answerWithin is how long a window waits for the disk before those that follow are
-// kept in memory. A busy disk may take seconds for one append.
-const answerWithin = 5 * time.Second
-
-// store appends a window to the spool and releases it. A disk that hangs holds up
-// neither the windows that follow nor the samples in them: there is one attempt, until
-// that is over, and one window that waits for it; what follows is in the memory log.
-func (a *agent) store(now time.Time, m spool.Meta, w *aggregator.Window) {
-	if a.unanswered != nil {
-		select {
-		case <-a.unanswered:
-			a.unanswered = nil
-		default:
-			a.tellStored(w, 0, a.spool.Remember(now, m, a.partsOf(w)))
-			w.Release()
-			return
-		}
-	}
-	began, done := time.Now(), make(chan struct{})
-	var asked atomic.Int64 // when a part was, since began
-	go func() {
-		seq, err := a.spool.Append(now, m, func(yield func([]byte) bool) {
-			for p := range a.partsOf(w) {
-				asked.Store(int64(time.Since(began)))
-				if !yield(p) {
-					return
-				}
-			}
-		})
-		a.tellStored(w, seq, err)
-		w.Release()
-		close(done)
-		if time.Since(began) > answerWithin {
-			a.wakeDeliveries()
-		}
-	}()
-	for {
-		select {
-		case <-done:
-			return
-		case <-time.After(answerWithin):
-		}
-		if time.Since(began)-time.Duration(asked.Load()) > answerWithin { // else a large one is under way
-			a.unanswered = done
-			a.spool.Unanswered(began)
-			return
-		}
-	}
-}
-
-// partsOf are the parts of a window, each of which is a sign of life, see await.
-func (a *agent) partsOf(w *aggregator.Window) iter.Seq[[]byte] {
-	return func(yield func([]byte) bool) {
-		for p := range w.Parts() {
-			if a.parts.Add(1); !yield(p) {
-				return
-			}
-		}
-	}
 }
 
 // tellStored is about a window that is in the spool, or not.

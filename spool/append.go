@@ -155,27 +155,92 @@ func (s *Spool) flushLocked(now time.Time) error {
 	}
 	for {
 		s.mu.Lock()
-		rec, ok := s.memory.next()
+		most := s.chunk() / 4
+		if s.failure != nil { // what was tried may be on disk, and is not delivered from memory
+			most = 0
+		}
+		recs := s.memory.next(most)
 		s.mu.Unlock()
-		if !ok {
+		if len(recs) == 0 {
 			return nil
 		}
-		if err := s.writeLocked(now, rec); err != nil {
+		if err := s.writeLocked(now, recs); err != nil {
 			return err
 		}
 	}
 }
 
-// writeLocked puts the first record of the memory log into the tail segment and the
-// index. After an error its sequence is given to the next attempt: should the failed one have
-// come through after all, both carry the same number, and the newer counts.
-func (s *Spool) writeLocked(now time.Time, rec record) error {
-	seq, err := s.storeLocked(now, rec.meta, slices.Values(rec.parts))
+// writeLocked puts the first records of the memory log into the tail segment and the
+// index: one, or several that are small. After an error their sequences are given to the next
+// attempt: should the failed one have come through after all, both carry the same numbers,
+// and the newer counts.
+func (s *Spool) writeLocked(now time.Time, recs []record) (err error) {
+	var seq uint64
+	n := 1
+	if len(recs) == 1 {
+		seq, err = s.storeLocked(now, recs[0].meta, slices.Values(recs[0].parts))
+	} else {
+		seq, n, err = s.storeSmallLocked(now, recs)
+	}
+	if err != nil {
+		n = 0
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tellLocked(err)
-	s.memory.wrote(seq, err)
+	s.memory.wrote(seq, n)
 	return err
+}
+
+// storeSmallLocked writes small records in one transaction, or as many as there is room
+// for: n. A transaction costs two syncs, and of late windows there can be hundreds at once.
+func (s *Spool) storeSmallLocked(now time.Time, recs []record) (seq uint64, n int, err error) {
+	s.mu.RLock()
+	seq = s.next
+	cursors := s.cursorsLocked()
+	s.mu.RUnlock()
+	list, frames, size := make([]logged, len(recs)), make([][]byte, len(recs)), int64(0)
+	for i, rec := range recs {
+		w := writing{s: s, now: now, meta: appendMeta(nil, &rec.meta, cursors)}
+		w.meta = be.AppendUint64(w.meta, rand.Uint64())
+		w.Meta, w.Seqs, w.bind = rec.meta, Range{seq + uint64(i), seq + uint64(i) + 1}, checksum(w.meta)
+		w.add(rec.parts[0])
+		h := frame{seqs: w.Seqs, bind: w.bind, version: frameVersion, meta: w.meta, parts: 1}
+		h.seal(w.buf)
+		w.Bytes, w.parts = uint32(w.bytes), 1
+		list[i], frames[i] = w.logged, w.buf
+		size += int64(len(w.buf))
+	}
+	if err := s.makeRoomLocked(now, size); err != nil {
+		return 0, 0, err
+	}
+	g, fresh, err := s.tailLocked(now, size)
+	for n = len(frames); err == nil; {
+		err = g.putSmall(seq, frames[:n])
+		s.steps.Add(1)
+		switch {
+		case err == nil:
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			g.size = s.dir.size(g.name())
+			for i := range n {
+				list[i].first, list[i].last = g.number, g.number
+				g.largest = max(g.largest, int64(len(frames[i])))
+				s.index = s.index.put(list[i])
+			}
+			s.next = seq + uint64(n)
+			return seq, n, nil
+		case errors.Is(err, bolterrors.ErrMaxSizeReached) && (!fresh || n > 1):
+			if fresh { // cannot be by what memory.next takes; be safe
+				n = (n + 1) / 2
+			}
+			s.retireLocked()
+			g, fresh, err = s.tailLocked(now, size)
+		default: // as in putLocked
+			s.retireLocked()
+		}
+	}
+	return 0, 0, fmt.Errorf("append records from %d on: %w", seq, err)
 }
 
 // tellLocked notes how the attempt to write a record went; mu is held.

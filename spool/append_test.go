@@ -146,3 +146,74 @@ func TestConcurrent(t *testing.T) {
 	wg.Wait()
 	mustBalance(t, s)
 }
+
+// TestManySmall: records that wait together are written together, in their order and each
+// with its number; large ones between them alone. An error leaves all of them waiting, and
+// then the first is tried alone, for of what was tried nobody knows whether it is on disk.
+func TestManySmall(t *testing.T) {
+	opt := small(t)
+	opt.SegmentBytes = 1 << 20
+	s := attach(t, opt, "flux")
+	transactions := func() int {
+		t.Helper()
+		tx, err := s.tail.db.Begin(false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback()
+		return int(tx.ID())
+	}
+	mustAppend(t, s, 1, t0, content(1, 1, 100))
+	before, want := transactions(), []uint64{1}
+	remember := func(id uint64, size int) {
+		t.Helper()
+		want = append(want, id)
+		if err := s.Remember(t0, Meta{ID: id, Start: t0, Samples: [Kinds]uint64{1: 1}}, slices.Values(content(id, 1, size))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for id := uint64(2); id <= 301; id++ {
+		remember(id, 100)
+	}
+	remember(302, 3*ownBucket)
+	for id := uint64(303); id <= 310; id++ {
+		remember(id, 100)
+	}
+	if seq := s.Flush(t0); seq != 310 {
+		t.Fatalf("Flush() = %d, want 310", seq)
+	}
+	if n := transactions() - before; n != 3 {
+		t.Errorf("%d transactions for two runs of small records and a large one, want 3", n)
+	}
+	if got := ids(s); !slices.Equal(got, want) {
+		t.Errorf("on disk are %v, want %v", got, want)
+	}
+
+	s.tail.db.Close()
+	for id := uint64(311); id <= 320; id++ {
+		remember(id, 100)
+	}
+	if seq := s.Flush(t0); seq != 0 {
+		t.Fatalf("Flush() = %d with a segment that cannot be written, want 0", seq)
+	}
+	if st := s.Stats(); st.MemoryRecords != 10 || st.State != "memory" {
+		t.Errorf("Stats() = %+v, want 10 records in memory", st)
+	}
+	if recs := s.memory.next(0); len(recs) != 1 {
+		t.Errorf("%d records are tried again at once, want 1", len(recs))
+	}
+	if seq := s.Flush(t0); seq != 320 {
+		t.Errorf("Flush() = %d, want 320", seq)
+	}
+	if got := ids(s); !slices.Equal(got, want) {
+		t.Errorf("on disk are %v, want %v", got, want)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = attach(t, opt, "flux")
+	defer s.Close()
+	if got := ids(s); !slices.Equal(got, want) || s.Next() != 321 {
+		t.Errorf("after a restart %v are on disk and %d is next, want %v and 321", got, s.Next(), want)
+	}
+}

@@ -423,14 +423,14 @@ func (s *Spool) Close() error {
 type Left struct {
 	Records int           // that are in memory only, and batches made of such
 	Samples [Kinds]uint64 // in them; of what is delivered from memory those that the upstream which has the fewest does not have
-	Writing bool          // the disk is being given one of them, which may be there later
+	Writing bool          // the disk is being given some of them, which may be there later
 }
 
 // Left tells what would be lost without Close. It waits for no disk.
 func (s *Spool) Left() (left Left) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	left.Records, left.Writing = len(s.memory.records), s.memory.writing
+	left.Records, left.Writing = len(s.memory.records), s.memory.writing > 0
 	for i := range s.memory.records {
 		addTo(&left.Samples, &s.memory.records[i].meta.Samples)
 	}

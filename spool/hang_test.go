@@ -36,7 +36,7 @@ func TestHang(t *testing.T) {
 	}
 	remember(1)
 	s.io.Lock() // as the write of the first record does
-	rec, _ := s.memory.next()
+	recs := s.memory.next(0)
 	flushed := make(chan uint64)
 	go func() { flushed <- s.Flush(t0) }()
 	s.Unanswered(t0)
@@ -57,7 +57,7 @@ func TestHang(t *testing.T) {
 		t.Errorf("Left() = %+v, want those 4 and that one is being written", left)
 	}
 	steps := s.Steps()
-	if err := s.writeLocked(t0, rec); err != nil { // it answers
+	if err := s.writeLocked(t0, recs); err != nil { // it answers
 		t.Fatal(err)
 	}
 	s.io.Unlock()

@@ -78,12 +78,32 @@ func childWrite(dir string, unsynced bool) {
 	}
 	for i := 0; i < 100_000; i++ {
 		id := binary.BigEndian.Uint64([]byte(s.Identity())[:8]) + s.Next()
-		seq, err := s.Append(t0, Meta{ID: id, Start: t0, Width: 10 * time.Second, Samples: [Kinds]uint64{1: 5}}, slices.Values(content(id, 1+i%3, 900)))
+		meta := func(id uint64) Meta {
+			return Meta{ID: id, Start: t0, Width: 10 * time.Second, Samples: [Kinds]uint64{1: 5}}
+		}
+		n := uint64(1)
+		if i%5 == 4 { // small ones, in one transaction
+			for n = 0; n < 3; n++ {
+				if err := s.Remember(t0, meta(id+n), slices.Values(content(id+n, 1, 900))); err != nil {
+					fmt.Println("error", err)
+					os.Exit(1)
+				}
+			}
+		}
+		var seq uint64
+		var err error
+		if n == 1 {
+			seq, err = s.Append(t0, meta(id), slices.Values(content(id, 1+i%3, 900)))
+		} else {
+			seq = s.Flush(t0)
+		}
 		if err != nil || seq == 0 {
 			fmt.Println("error", seq, err)
 			os.Exit(1)
 		}
-		fmt.Println("record", seq, id)
+		for k := range n {
+			fmt.Println("record", seq-n+1+k, id+k)
+		}
 		if i%4 != 3 {
 			continue
 		}

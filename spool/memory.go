@@ -40,7 +40,7 @@ type memory struct {
 	bytes   int64
 	records []record
 	pushed  uint64        // records, ever
-	writing bool          // the first record, so it must stay
+	writing int           // of the first records, so they must stay
 	last    uint64        // record that was written last
 	lastSeq uint64        // that it got
 	dropped [Kinds]uint64 // samples
@@ -57,10 +57,7 @@ func (m *memory) push(rec record) {
 
 // trim drops what is too much.
 func (m *memory) trim() {
-	stay := 0
-	if m.writing {
-		stay = 1
-	}
+	stay := m.writing
 	for m.bytes > m.limit && len(m.records) > stay {
 		addTo(&m.dropped, &m.records[stay].meta.Samples)
 		m.gap = m.gap.with(m.records[stay].meta.span())
@@ -68,22 +65,37 @@ func (m *memory) trim() {
 	}
 }
 
-// next begins to write the first record, if there is one.
-func (m *memory) next() (rec record, ok bool) {
-	if len(m.records) == 0 {
-		return record{}, false
+// small tells whether a record goes into one transaction with others: that of a late window
+// mostly has one series.
+func (r *record) small() bool { return len(r.parts) == 1 && r.bytes <= ownBucket/2 }
+
+// together is how many small records are written in one transaction at most.
+const together = 512
+
+// next begins to write the first record, if there is one, and with it those behind it that
+// are small as well, up to so many bytes. It gives a copy of the list.
+func (m *memory) next(most int64) []record {
+	n, bytes := min(len(m.records), 1), int64(0)
+	for n > 0 && n < min(len(m.records), together) && m.records[n-1].small() && m.records[n].small() {
+		if bytes += m.records[n].bytes; bytes > most {
+			break
+		}
+		n++
 	}
-	m.writing, m.records[0].tried = true, true
-	return m.records[0], true
+	m.writing = n
+	for i := range n {
+		m.records[i].tried = true
+	}
+	return slices.Clone(m.records[:n])
 }
 
-// wrote ends it. Without an error the record is not in memory any more.
-func (m *memory) wrote(seq uint64, err error) {
-	if m.writing = false; err != nil {
-		return
+// wrote ends it: so many were written, from seq on, and are not in memory any more.
+func (m *memory) wrote(seq uint64, n int) {
+	m.writing = 0
+	for i := range n {
+		m.last, m.lastSeq, m.since = m.records[0].n, seq+uint64(i), time.Time{}
+		m.remove(0)
 	}
-	m.last, m.lastSeq, m.since = m.records[0].n, seq, time.Time{}
-	m.remove(0)
 }
 
 func (m *memory) remove(i int) {

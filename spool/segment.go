@@ -158,6 +158,25 @@ func (g *segment) put(seq uint64, first uint16, frames [][]byte) error {
 	})
 }
 
+// putSmall writes records of one part each, from seq on, in one transaction.
+func (g *segment) putSmall(seq uint64, frames [][]byte) error {
+	return guard(func() error {
+		return g.db.Update(func(tx *bolt.Tx) error {
+			b := tx.Bucket(recordsBucket)
+			if b == nil {
+				return fmt.Errorf("%w: %s has no bucket", ErrDamaged, g.name())
+			}
+			b.FillPercent = 1.0
+			for i, f := range frames {
+				if err := b.Put(partKey(seq+uint64(i), 0), f); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
 // find gives a part of a record that was written with bind, verified: where the
 // records are, or in the record's own bucket. Both may have one under its key, of two
 // attempts. ErrGone when there is none.
