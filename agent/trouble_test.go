@@ -241,6 +241,7 @@ func TestDiskHangs(t *testing.T) {
 				return s.Spool.State == "memory" && strings.Contains(s.Spool.Detail, "has not answered since") &&
 					s.Ready.OK && strings.Contains(s.Ready.Detail, "has not answered since")
 			})
+			first.until("the log tells of it", func() bool { return first.log.count("records are kept in memory") > 0 }) // its pipe may be behind
 			if n := first.log.count("records are kept in memory"); n != 1 {
 				t.Errorf("the log tells of it %d times, want once", n)
 			}
