@@ -178,3 +178,29 @@ func checkConfig(t *testing.T, text string) {
 		t.Errorf("the configuration is refused: %v\n%s", err, out)
 	}
 }
+
+// TestExecProbes: a probe that starts a program has longer than the second that Kubernetes gives
+// it otherwise. On a busy node it took longer than that (docs/kubernetes.md, "On a node").
+func TestExecProbes(t *testing.T) {
+	found := 0
+	for _, m := range kustomize(t, "overlays/sidecar") {
+		if m.kind != "Deployment" {
+			continue
+		}
+		var d appsv1.Deployment
+		m.into(t, &d)
+		for _, c := range d.Spec.Template.Spec.InitContainers {
+			for _, probe := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe} {
+				if probe == nil || probe.Exec == nil {
+					continue
+				}
+				if found++; probe.TimeoutSeconds < 5 {
+					t.Errorf("%s has %d s for %v", c.Name, probe.TimeoutSeconds, probe.Exec.Command)
+				}
+			}
+		}
+	}
+	if found != 2 {
+		t.Errorf("found %d probes that start a program, want 2", found)
+	}
+}

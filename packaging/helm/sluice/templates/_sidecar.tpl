@@ -25,10 +25,12 @@ form: sidecar. packaging/kubernetes/overlays/sidecar has the reasons.
   startupProbe:
     exec: {command: [/usr/bin/sluice, doctor, --quick]}
     periodSeconds: 1
+    timeoutSeconds: 5
     failureThreshold: 60
   livenessProbe:
     exec: {command: [/usr/bin/sluice, doctor, --quick]}
     periodSeconds: 30
+    timeoutSeconds: 5
     failureThreshold: 3
   resources: {{- toYaml .Values.sidecar.resources | nindent 4 }}
   securityContext:
