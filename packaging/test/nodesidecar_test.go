@@ -106,7 +106,7 @@ func (n *node) nodeFaults(t *testing.T) {
 	f := n.flux(t)
 	for _, fault := range []struct{ file, old, new, reason string }{
 		{"base/daemonset.yaml", "path: /healthz", "path: /healthy", "Startup probe failed: HTTP probe failed with statuscode: 404"},
-		{"base/daemonset.yaml", "httpHeaders: [{name: Host, value: localhost}]", "httpHeaders: [{name: Host, value: example.com}]", "Startup probe failed: HTTP probe failed with statuscode: 403"},
+		{"base/daemonset.yaml", "httpHeaders: [{name: Host, value: localhost}]", "httpHeaders: [{name: Host, value: example.com}]", "Startup probe failed: HTTP probe failed with statuscode: 421"},
 	} {
 		dir := n.manifests(t, f)
 		replaceIn(t, filepath.Join(dir, fault.file), fault.old, fault.new)
