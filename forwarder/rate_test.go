@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sluice/forwarder/fluxtest"
+	"sluice/spool"
 )
 
 // The law of the rate, over days: whatever the load, whatever the upstream answers,
@@ -133,16 +134,7 @@ func TestRateLawOfEachKind(t *testing.T) {
 					}
 					if l.random.IntN(3) == 0 {
 						l.until(time.Now().Add(time.Duration(l.random.Int64N(int64(interval)))))
-						switch l.random.IntN(4) {
-						case 0:
-							l.away(l.restart)
-							l.restarts++
-						case 1:
-							l.away(func() { l.crash() })
-							l.crashes++
-						default:
-							l.killing = true
-						}
+						l.end(min(l.random.IntN(4), 2))
 					}
 					l.until(r.agg.Ends())
 					r.close()
@@ -242,7 +234,18 @@ func (l *life) fate() {
 		return
 	}
 	l.until(time.Now().Add(time.Duration(l.random.Int64N(int64(interval)))))
-	switch what {
+	if what < 3 {
+		l.end(what)
+	} else if l.resume.IsZero() {
+		l.flux.Pause()
+		l.resume = time.Now().Add(time.Duration(l.random.Int64N(int64(20 * time.Minute))))
+		l.outages++
+	}
+}
+
+// end stops the agent (0), kills it (1), or has it killed in its next request (2).
+func (l *life) end(how int) {
+	switch how {
 	case 0:
 		l.away(l.restart)
 		l.restarts++
@@ -251,12 +254,6 @@ func (l *life) fate() {
 		l.crashes++
 	case 2:
 		l.killing = true
-	case 3:
-		if l.resume.IsZero() {
-			l.flux.Pause()
-			l.resume = time.Now().Add(time.Duration(l.random.Int64N(int64(20 * time.Minute))))
-			l.outages++
-		}
 	}
 }
 
@@ -307,4 +304,25 @@ func (l *life) RoundTrip(req *http.Request) (*http.Response, error) {
 		time.Sleep(time.Duration(l.random.Int64N(int64(5 * time.Second))))
 	}
 	return fluxtest.Transport(l.flux.Handler()).RoundTrip(req)
+}
+
+// A look that was under way at a death counts once, not again with each start.
+func TestLookUnderWayCountsOnce(t *testing.T) {
+	r := newRig(t, testOptions(), fluxtest.Options{})
+	err := r.f.outbox.Update(func(tx *spool.Tx) error {
+		tx.Put(stateTable, readsKey, encodeTimes([]time.Time{underWay}))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		r.restart()
+		if err := r.f.recover(time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(r.f.reads.times); n != 1 {
+			t.Errorf("after start %d %d looks count, want 1", i+1, n)
+		}
+	}
 }

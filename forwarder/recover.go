@@ -45,7 +45,7 @@ func (f *Forwarder) recover(now time.Time) error {
 	reads := decodeTimes(f.outbox.Get(stateTable, readsKey))
 	looking := slices.Contains(reads, underWay)
 	if looking { // it may still be on its way, as those of batches that are being sent
-		reads = append(reads, now)
+		reads = append(slices.DeleteFunc(reads, underWay.Equal), now) // it counts once, whatever starts follow
 	}
 	back := f.setBack(slices.Concat(times, singles, reads), now)
 	err := f.outbox.Update(func(tx *spool.Tx) error {
